@@ -1,0 +1,48 @@
+"""Segmenter (Strudel et al., ICCV 2021) for transformers. Importing the package registers it with the Auto classes."""
+
+from pathlib import Path
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForSemanticSegmentation
+
+from .configuration_segmenter import SegmenterConfig
+from .image_processing_pil_segmenter import SegmenterImageProcessorPil
+from .image_processing_segmenter import SegmenterImageProcessor
+from .modeling_segmenter import SegmenterForSemanticSegmentation, SegmenterModel, SegmenterPreTrainedModel
+
+
+__version__ = "0.1.0"
+
+AutoConfig.register("segmenter", SegmenterConfig, exist_ok=True)
+AutoModel.register(SegmenterConfig, SegmenterModel, exist_ok=True)
+AutoModelForSemanticSegmentation.register(SegmenterConfig, SegmenterForSemanticSegmentation, exist_ok=True)
+AutoImageProcessor.register(
+    SegmenterConfig,
+    image_processor_classes={"torchvision": SegmenterImageProcessor, "pil": SegmenterImageProcessorPil},
+    exist_ok=True,
+)
+
+# What is saved carries the code that loads it, so that it can be pushed as it is and used without this package.
+SegmenterConfig.register_for_auto_class()
+SegmenterModel.register_for_auto_class("AutoModel")
+SegmenterForSemanticSegmentation.register_for_auto_class("AutoModelForSemanticSegmentation")
+SegmenterImageProcessor.register_for_auto_class()
+SegmenterImageProcessorPil.register_for_auto_class()
+
+
+def default_checkpoint() -> str:
+    """
+    Folder of the checkpoint that ships with the package: a small Segmenter trained on CamVid, for `from_pretrained`
+    and `pipeline`. Its README.md says how it was trained and what it scores, its NOTICE under which terms it may be used.
+    """
+    return str(Path(__file__).parent / "checkpoints" / "camvid")
+
+
+__all__ = [
+    "SegmenterConfig",
+    "SegmenterForSemanticSegmentation",
+    "SegmenterImageProcessor",
+    "SegmenterImageProcessorPil",
+    "SegmenterModel",
+    "SegmenterPreTrainedModel",
+    "default_checkpoint",
+]
