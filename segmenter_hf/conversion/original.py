@@ -1,0 +1,442 @@
+"""
+Checkpoints of the original implementation (https://github.com/rstrudel/segmenter, commit 20d1bfa): `checkpoint.pth`, a
+dict whose `model` is the state dict, and beside it `variant.yml`, the settings that it was trained with.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    IMAGENET_STANDARD_MEAN,
+    IMAGENET_STANDARD_STD,
+    PILImageResampling,
+)
+
+from ..configuration_segmenter import SegmenterConfig
+from ..data.labels import load_label_set
+from ..image_processing_pil_segmenter import SegmenterImageProcessorPil
+from ..modeling_segmenter import SegmenterForSemanticSegmentation
+from .errors import ConversionError
+from .safe_loading import load_torch_file, load_yaml
+from .state_dict import StateDictConverter, architecture_of, build_model, count_layers, list_names
+
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_FILE = "checkpoint.pth"
+VARIANT_FILE = "variant.yml"
+
+# nn.LayerNorm's default, used throughout (segm/model/vit.py, segm/model/blocks.py, segm/model/decoder.py), where the
+# AugReg weights that training starts from were trained with 1e-6.
+LAYER_NORM_EPS = 1e-5
+# segm/model/factory.py: the mask transformer has one head for each 64 channels, whatever the encoder has.
+DECODER_HEAD_DIM = 64
+
+# Mean and standard deviation per channel (segm/data/utils.py, `STATS`).
+NORMALIZATIONS = {
+    "vit": (IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD),
+    "deit": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+}
+
+
+@dataclass(frozen=True)
+class DatasetProtocol:
+    """
+    What the original implementation ties to a data set's name (segm/data/config/*.py).
+
+    Args:
+        label_set (`str`): Whose label names, see [`~segmenter_hf.data.labels.load_label_set`].
+        max_ratio (`int`): Images are resized until the short side is `im_size`, or the long one this many times that.
+        reduce_labels (`bool`): Whether label maps store 0 for "other", which is ignored, and label + 1 for the rest.
+    """
+
+    label_set: str
+    max_ratio: int
+    reduce_labels: bool
+
+
+DATASETS = {
+    "ade20k": DatasetProtocol("ade20k", max_ratio=4, reduce_labels=True),
+    "cityscapes": DatasetProtocol("cityscapes", max_ratio=2, reduce_labels=False),
+    "pascal_context": DatasetProtocol("pascal_context_60", max_ratio=8, reduce_labels=False),
+}
+# Ratio for data sets of that the original knows nothing: ADE20K's, the data set of most released checkpoints.
+DEFAULT_MAX_RATIO = DATASETS["ade20k"].max_ratio
+
+
+class Variant:
+    """
+    The values of a `variant.yml`, looked up by dotted names such as `net_kwargs.decoder.n_cls` and checked for their
+    type. A field that is not there, or is null, is `None`.
+
+    Args:
+        values (`dict[str, Any]`): The parsed file.
+    """
+
+    def __init__(self, values: dict[str, Any]):
+        self.values = values
+
+    def get(self, field: str) -> Any:
+        value = self.values
+        for key in field.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+    def _get_typed(self, field: str, types: tuple[type, ...], description: str) -> Any:
+        value = self.get(field)
+        # `True` is an int to Python, but not to whoever wrote the file.
+        if value is None or (isinstance(value, types) and (bool in types or not isinstance(value, bool))):
+            return value
+        raise ConversionError(f"`{field}` of {VARIANT_FILE} must be {description}, got {value!r}.")
+
+    def get_flag(self, field: str) -> bool | None:
+        return self._get_typed(field, (bool,), "true or false")
+
+    def get_text(self, field: str) -> str | None:
+        return self._get_typed(field, (str,), "a name")
+
+    def get_number(self, field: str) -> float | int | None:
+        return self._get_typed(field, (int, float), "a number")
+
+    def get_count(self, field: str) -> int | None:
+        value = self._get_typed(field, (int,), "a positive integer")
+        if value is not None and value < 1:
+            raise ConversionError(f"`{field}` of {VARIANT_FILE} must be a positive integer, got {value}.")
+        return value
+
+    def require_count(self, field: str) -> int:
+        value = self.get_count(field)
+        if value is None:
+            raise ConversionError(f"{VARIANT_FILE} lacks `{field}`.")
+        return value
+
+
+def find_files(source: Path) -> tuple[Path, Path]:
+    """
+    Checkpoint and variant file of a source.
+
+    Args:
+        source (`Path`): A folder with `checkpoint.pth` and `variant.yml`, or a file with `variant.yml` beside it.
+
+    Raises:
+        ConversionError: if either is not there.
+    """
+    if not source.exists():
+        raise ConversionError(f"{source} does not exist.")
+    checkpoint = source / CHECKPOINT_FILE if source.is_dir() else source
+    variant = checkpoint.parent / VARIANT_FILE
+    if not checkpoint.is_file():
+        raise ConversionError(f"{source} holds no {CHECKPOINT_FILE}.")
+    if not variant.is_file():
+        raise ConversionError(f"{checkpoint.parent} holds no {VARIANT_FILE}, which belongs beside {checkpoint.name}.")
+    return checkpoint, variant
+
+
+def is_weight(value: Any) -> bool:
+    """Whether `value` is a tensor of plain floating-point numbers: not sparse, quantised or without data."""
+    return torch.is_tensor(value) and value.is_floating_point() and value.layout is torch.strided and not value.is_meta
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], int | None]:
+    """
+    Reads a `checkpoint.pth`.
+
+    Returns:
+        The state dict, and the number of classes that the checkpoint states beside it, if it does.
+
+    Raises:
+        ConversionError: if the file is not a checkpoint of this format.
+    """
+    checkpoint = load_torch_file(path)
+    if not isinstance(checkpoint, dict):
+        raise ConversionError(
+            f"{path} is no Segmenter checkpoint: it holds a {type(checkpoint).__name__}, not a dict."
+        )
+    state_dict = checkpoint.get("model")
+    if not isinstance(state_dict, dict):
+        raise ConversionError(
+            f"{path} is no checkpoint of the original Segmenter: it has no state dict under `model`. It holds "
+            f"{list_names(map(str, checkpoint))}."
+        )
+    others = [str(key) for key, value in state_dict.items() if not (isinstance(key, str) and is_weight(value))]
+    if others:
+        raise ConversionError(f"{path} is no Segmenter checkpoint: {list_names(others)} in `model` are no weights.")
+    return state_dict, checkpoint.get("n_cls")
+
+
+def convert_state_dict(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """
+    Renames, splits and transposes the tensors of the original implementation into a state dict of
+    [`SegmenterForSemanticSegmentation`]. Depth, kind of decoder and distillation token are those of the keys.
+
+    Args:
+        state_dict (`Mapping[str, torch.Tensor]`): Keys `encoder.*` and `decoder.*`. It is not changed.
+
+    Returns:
+        `dict[str, torch.Tensor]`: float32 tensors under our names.
+
+    Raises:
+        ConversionError: if keys are missing or left over, listing both.
+    """
+    converter = StateDictConverter(state_dict)
+
+    converter.move("encoder.cls_token", "segmenter.embeddings.cls_token")
+    if "encoder.dist_token" in state_dict:
+        converter.move("encoder.dist_token", "segmenter.embeddings.distillation_token")
+    converter.move("encoder.pos_embed", "segmenter.embeddings.position_embeddings")
+    converter.move_module("encoder.patch_embed.proj", "segmenter.embeddings.patch_embeddings.projection")
+    # At least one layer, so that a state dict without any is refused for what it lacks.
+    for index in range(max(1, count_layers(state_dict, "encoder.blocks."))):
+        _convert_block(converter, f"encoder.blocks.{index}", f"segmenter.layers.{index}")
+    converter.move_module("encoder.norm", "segmenter.layernorm")
+    # ImageNet classifiers of the class and the distillation token: kept by training, used by nothing.
+    converter.drop_module("encoder.head")
+    converter.drop_module("encoder.head_dist")
+
+    if "decoder.head.weight" in state_dict:
+        converter.move_module("decoder.head", "decoder.classifier")
+        return converter.finish()
+
+    converter.move_module("decoder.proj_dec", "decoder.projection")
+    converter.move("decoder.cls_emb", "decoder.class_embeddings")
+    for index in range(count_layers(state_dict, "decoder.blocks.")):
+        _convert_block(converter, f"decoder.blocks.{index}", f"decoder.layers.{index}")
+    converter.move_module("decoder.decoder_norm", "decoder.layernorm")
+    converter.transpose("decoder.proj_patch", "decoder.patch_projection.weight")
+    converter.transpose("decoder.proj_classes", "decoder.class_projection.weight")
+    converter.move_module("decoder.mask_norm", "decoder.mask_norm")
+    return converter.finish()
+
+
+def _convert_block(converter: StateDictConverter, old: str, new: str):
+    converter.move_module(f"{old}.norm1", f"{new}.layernorm_before")
+    for parameter in ("weight", "bias"):
+        projections = [f"{new}.attention.{name}_proj.{parameter}" for name in "qkv"]
+        converter.split(f"{old}.attn.qkv.{parameter}", projections)
+    converter.move_module(f"{old}.attn.proj", f"{new}.attention.o_proj")
+    converter.move_module(f"{old}.norm2", f"{new}.layernorm_after")
+    converter.move_module(f"{old}.mlp.fc1", f"{new}.mlp.fc1")
+    converter.move_module(f"{old}.mlp.fc2", f"{new}.mlp.fc2")
+
+
+def check_agreement(variant: Variant, architecture: dict[str, Any], checkpoint_num_labels: int | None):
+    """
+    Compares what `variant.yml` states with what the weights are. Fields that it does not state agree.
+
+    Args:
+        variant (`Variant`): The values of `variant.yml`.
+        architecture (`dict[str, Any]`): What [`~segmenter_hf.conversion.state_dict.architecture_of`] returns.
+        checkpoint_num_labels (`int`, *optional*): `n_cls` as the checkpoint itself states it.
+
+    Raises:
+        ConversionError: if anything differs, naming each field and both values.
+    """
+    num_labels = architecture["num_labels"]
+    decoder_type = variant.get_text("net_kwargs.decoder.name")
+    if decoder_type is not None and "linear" in decoder_type:  # as segm/model/factory.py decides
+        decoder_type = "linear"
+    fields = {
+        "net_kwargs.d_model": (variant.get_count("net_kwargs.d_model"), architecture["hidden_size"]),
+        "net_kwargs.n_layers": (variant.get_count("net_kwargs.n_layers"), architecture["num_hidden_layers"]),
+        "net_kwargs.patch_size": (variant.get_count("net_kwargs.patch_size"), architecture["patch_size"]),
+        "net_kwargs.distilled": (variant.get_flag("net_kwargs.distilled"), architecture["use_distillation_token"]),
+        "net_kwargs.n_cls": (variant.get_count("net_kwargs.n_cls"), num_labels),
+        "net_kwargs.decoder.name": (decoder_type, architecture["decoder_type"]),
+        "net_kwargs.decoder.n_cls": (variant.get_count("net_kwargs.decoder.n_cls"), num_labels),
+    }
+    if architecture["decoder_type"] == "mask_transformer":
+        stated = variant.get_number("net_kwargs.decoder.n_layers")
+        fields["net_kwargs.decoder.n_layers"] = (stated, architecture["decoder_num_hidden_layers"])
+
+    differences = [
+        f"`{field}` is {stated!r}, but the weights say {actual!r}"
+        for field, (stated, actual) in fields.items()
+        if stated is not None and stated != actual
+    ]
+    if checkpoint_num_labels is not None and checkpoint_num_labels != num_labels:
+        differences.append(
+            f"`n_cls` of the checkpoint is {checkpoint_num_labels!r}, but its weights say {num_labels!r}"
+        )
+    if differences:
+        raise ConversionError(f"{VARIANT_FILE} does not fit the weights: {'; '.join(differences)}.")
+
+
+def read_image_size(variant: Variant, architecture: dict[str, Any]) -> tuple[int, int]:
+    """
+    `(height, width)` in pixels that the position embeddings were trained for.
+
+    Raises:
+        ConversionError: if `net_kwargs.image_size` is not a size, or not that of the position embeddings' grid.
+    """
+    field = "net_kwargs.image_size"
+    stated, patch_size, num_patches = variant.get(field), architecture["patch_size"], architecture["num_patches"]
+    if stated is None:
+        raise ConversionError(f"{VARIANT_FILE} lacks `{field}`.")
+    size = (stated, stated) if isinstance(stated, int) else stated
+    is_pair = isinstance(size, (list, tuple)) and len(size) == 2
+    if not is_pair or not all(type(side) is int and side > 0 for side in size):
+        raise ConversionError(f"`{field}` of {VARIANT_FILE} must be a height and a width, got {stated!r}.")
+    height, width = size
+    if height % patch_size or width % patch_size or (height // patch_size) * (width // patch_size) != num_patches:
+        raise ConversionError(
+            f"{VARIANT_FILE} does not fit the weights: `{field}` is {height} x {width}, but the weights have position "
+            f"embeddings for {num_patches} patches of {patch_size} x {patch_size} pixels."
+        )
+    return height, width
+
+
+def read_label_names(variant: Variant, num_labels: int) -> dict[int, str] | None:
+    """
+    The label names of the data set that `variant.yml` names, or `None` where they are not known, or are not
+    `num_labels`: users trained on data of their own under that name.
+    """
+    dataset = DATASETS.get(variant.get_text("dataset_kwargs.dataset"))
+    if dataset is None:
+        return None
+    label_set = load_label_set(dataset.label_set)
+    return label_set.id2label if len(label_set) == num_labels else None
+
+
+def read_config(variant: Variant, architecture: dict[str, Any]) -> SegmenterConfig:
+    """
+    The config of a checkpoint: shapes as the weights tell them, the rest from `variant.yml`. Values that it lacks, as
+    some released files do, are the defaults of the original implementation.
+
+    Raises:
+        ConversionError: if a field is missing, has a wrong type, or makes no valid config.
+    """
+    num_labels = architecture["num_labels"]
+    if num_labels < 2:
+        raise ConversionError("The checkpoint has a single class, whose probability by softmax is 1 everywhere.")
+    if architecture["num_channels"] != 3:
+        raise ConversionError(
+            f"The checkpoint takes images of {architecture['num_channels']} channels, where the original's are RGB."
+        )
+    values = {name: value for name, value in architecture.items() if name not in ("num_patches", "num_labels")}
+    if architecture["decoder_type"] == "mask_transformer":
+        values["decoder_num_attention_heads"] = max(1, architecture["decoder_hidden_size"] // DECODER_HEAD_DIM)
+
+    # Defaults of `VisionTransformer` in segm/model/vit.py, and of the mask transformer in segm/config.yml.
+    rates = {
+        "hidden_dropout_prob": ("net_kwargs.dropout", 0.1),
+        "drop_path_rate": ("net_kwargs.drop_path_rate", 0.0),
+        "decoder_dropout_prob": ("net_kwargs.decoder.dropout", 0.1),
+        "decoder_drop_path_rate": ("net_kwargs.decoder.drop_path_rate", 0.0),
+    }
+    for name, (field, default) in rates.items():
+        stated = variant.get_number(field)
+        values[name] = default if stated is None else stated
+    # One rate for both: segm/model/blocks.py.
+    values["attention_probs_dropout_prob"] = values["hidden_dropout_prob"]
+
+    id2label = read_label_names(variant, num_labels)
+    values.update({"num_labels": num_labels} if id2label is None else {"id2label": id2label})
+    height, width = read_image_size(variant, architecture)
+    num_attention_heads = variant.require_count("net_kwargs.n_heads")
+    try:
+        return SegmenterConfig(
+            **values,
+            num_attention_heads=num_attention_heads,
+            image_size=height if height == width else (height, width),
+            layer_norm_eps=LAYER_NORM_EPS,
+            decoder_layer_norm_eps=LAYER_NORM_EPS,
+            position_embedding_interpolation="bilinear",
+        )
+    except ValueError as error:
+        raise ConversionError(f"{VARIANT_FILE} and the weights do not make a model: {error}") from error
+
+
+def read_normalization(variant: Variant, distilled: bool) -> tuple[list[float], list[float]]:
+    """
+    Mean and standard deviation per channel of images scaled to 0..1.
+
+    Raises:
+        ConversionError: if `normalization` is unknown, or stated twice and differently.
+    """
+    fields = ("dataset_kwargs.normalization", "net_kwargs.normalization")
+    stated = {field: name for field in fields if (name := variant.get_text(field)) is not None}
+    if len(set(stated.values())) > 1:
+        contradiction = " but ".join(f"`{field}` is {name!r}" for field, name in stated.items())
+        raise ConversionError(f"{VARIANT_FILE} contradicts itself: {contradiction}.")
+    # segm/config.yml normalises as DeiT exactly where the encoder is a distilled one.
+    name = next(iter(stated.values()), "deit" if distilled else "vit")
+    if name not in NORMALIZATIONS:
+        raise ConversionError(
+            f"`normalization` of {VARIANT_FILE} must be one of {list_names(NORMALIZATIONS)}, got {name!r}."
+        )
+    return NORMALIZATIONS[name]
+
+
+def read_image_processor(variant: Variant, config: SegmenterConfig) -> SegmenterImageProcessorPil:
+    """
+    The image processor that repeats the original's evaluation in training: its resize, windows and normalisation.
+
+    Raises:
+        ConversionError: if a field is missing, has a wrong type, or makes no windows that cover an image.
+    """
+    dataset = DATASETS.get(variant.get_text("dataset_kwargs.dataset"))
+    # A user's own classes under a data set's name do not imply that the label maps have that data set's offset.
+    has_labels_of_dataset = read_label_names(variant, config.num_labels) is not None
+    im_size = variant.require_count("inference_kwargs.im_size")
+    window_size = variant.require_count("inference_kwargs.window_size")
+    window_stride = variant.require_count("inference_kwargs.window_stride")
+    if window_stride > window_size:
+        raise ConversionError(
+            f"`inference_kwargs.window_stride` ({window_stride}) of {VARIANT_FILE} must be at most "
+            f"`inference_kwargs.window_size` ({window_size}), or pixels between the windows would have no label."
+        )
+    image_mean, image_std = read_normalization(variant, config.use_distillation_token)
+    max_ratio = DEFAULT_MAX_RATIO if dataset is None else dataset.max_ratio
+    return SegmenterImageProcessorPil(
+        size={"shortest_edge": im_size, "longest_edge": max_ratio * im_size},
+        resample=PILImageResampling.BILINEAR,
+        antialias=False,
+        do_split_image=True,
+        crop_size={"height": window_size, "width": window_size},
+        window_stride=window_stride,
+        patch_size=config.patch_size,
+        image_mean=image_mean,
+        image_std=image_std,
+        do_reduce_labels=has_labels_of_dataset and dataset.reduce_labels,
+    )
+
+
+def load_original(source: Path) -> tuple[SegmenterForSemanticSegmentation, SegmenterImageProcessorPil]:
+    """
+    Model and image processor of a checkpoint of the original implementation.
+
+    Args:
+        source (`Path`): A folder with `checkpoint.pth` and `variant.yml`, or a file with `variant.yml` beside it.
+
+    Raises:
+        ConversionError: if a file is missing, unreadable or could run code, if weights are missing or left over, or if
+            `variant.yml` does not fit them.
+    """
+    checkpoint_file, variant_file = find_files(source)
+    variant = Variant(load_yaml(variant_file))
+    state_dict, checkpoint_num_labels = load_checkpoint(checkpoint_file)
+    state_dict = convert_state_dict(state_dict)
+    architecture = architecture_of(state_dict)
+    check_agreement(variant, architecture, checkpoint_num_labels)
+    config = read_config(variant, architecture)
+    image_processor = read_image_processor(variant, config)
+    model = build_model(config, state_dict)
+    # Last, so that an error is all that is heard of a source that is refused.
+    if read_label_names(variant, config.num_labels) is None:
+        logger.warning(
+            "The names of the %d labels are not known (`dataset_kwargs.dataset` is %r), so they are called LABEL_0 to "
+            "LABEL_%d. Set `id2label` and `label2id` in config.json to name them.",
+            config.num_labels,
+            variant.get_text("dataset_kwargs.dataset"),
+            config.num_labels - 1,
+        )
+    return model, image_processor
+
+
+__all__ = ["convert_state_dict", "load_original"]

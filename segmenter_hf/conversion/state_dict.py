@@ -1,0 +1,178 @@
+"""Turns the state dict of another implementation into one of our models, accounting for every tensor."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from ..configuration_segmenter import SegmenterConfig
+from ..modeling_segmenter import SegmenterForSemanticSegmentation
+from .errors import ConversionError
+
+
+MAX_LISTED_NAMES = 12
+
+
+def list_names(names: Iterable[str]) -> str:
+    """The sorted names in one line, at most `MAX_LISTED_NAMES` of them and the number of the others."""
+    names = sorted(names)
+    listed = ", ".join(names[:MAX_LISTED_NAMES]) or "none"
+    return listed if len(names) <= MAX_LISTED_NAMES else f"{listed} and {len(names) - MAX_LISTED_NAMES} more"
+
+
+def count_layers(state_dict: Mapping[str, Any], prefix: str) -> int:
+    """Number of layers, the names of whose parameters are `prefix`, an index, a dot, and anything."""
+    pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
+    # Counted, not taken from the highest index, which in a hostile file is any number.
+    return len({match[1] for match in map(pattern.match, state_dict) if match})
+
+
+def check_dimensions(name: str, tensor: torch.Tensor, num_dimensions: int) -> torch.Tensor:
+    """Returns `tensor` if it has `num_dimensions` dimensions and is not empty, and refuses it by `name` if not."""
+    if tensor.ndim != num_dimensions or not tensor.numel():
+        raise ConversionError(
+            f"The weight {name} should have {num_dimensions} dimensions, but its shape is {tuple(tensor.shape)}."
+        )
+    return tensor
+
+
+class StateDictConverter:
+    """
+    Moves the tensors of a state dict, key by key, to the names of our models, as contiguous float32 tensors. Each
+    method takes away the key it is given; [`~StateDictConverter.finish`] fails if any was missing, or is left.
+
+    Args:
+        state_dict (`Mapping[str, torch.Tensor]`): The source's state dict. It is not changed.
+    """
+
+    def __init__(self, state_dict: Mapping[str, torch.Tensor]):
+        self.remaining = dict(state_dict)
+        self.missing: list[str] = []
+        self.converted: dict[str, torch.Tensor] = {}
+
+    def _pop(self, old: str) -> torch.Tensor | None:
+        if old not in self.remaining:
+            self.missing.append(old)
+            return None
+        return self.remaining.pop(old)
+
+    def _put(self, new: str, tensor: torch.Tensor):
+        self.converted[new] = tensor.to(torch.float32).contiguous()
+
+    def move(self, old: str, new: str):
+        """Renames one tensor."""
+        tensor = self._pop(old)
+        if tensor is not None:
+            self._put(new, tensor)
+
+    def move_module(self, old: str, new: str):
+        """Renames the weight and bias of a module."""
+        for parameter in ("weight", "bias"):
+            self.move(f"{old}.{parameter}", f"{new}.{parameter}")
+
+    def split(self, old: str, new: Iterable[str]):
+        """Cuts one tensor into equal parts along its first dimension."""
+        new = list(new)
+        tensor = self._pop(old)
+        if tensor is None:
+            return
+        if tensor.ndim == 0 or len(tensor) % len(new):
+            raise ConversionError(
+                f"The weight {old} of shape {tuple(tensor.shape)} cannot be split into {len(new)} equal parts."
+            )
+        for name, part in zip(new, tensor.chunk(len(new)), strict=True):
+            # Copies, since files of safetensors cannot hold tensors that share memory.
+            self._put(name, part.clone())
+
+    def transpose(self, old: str, new: str):
+        """Renames a matrix that the source uses as `x @ W`: the weight of a linear layer is its transpose."""
+        tensor = self._pop(old)
+        if tensor is not None:
+            self._put(new, check_dimensions(old, tensor, 2).T)
+
+    def drop_module(self, old: str):
+        """Takes away the weight and bias of a module that our models have no use for, if they are there."""
+        for parameter in ("weight", "bias"):
+            self.remaining.pop(f"{old}.{parameter}", None)
+
+    def finish(self) -> dict[str, torch.Tensor]:
+        """
+        Returns the converted state dict.
+
+        Raises:
+            ConversionError: if a key was missing or is left over, listing both.
+        """
+        if self.missing or self.remaining:
+            raise ConversionError(
+                f"The weights do not have the expected names: missing are {list_names(self.missing)}; left over are "
+                f"{list_names(self.remaining)}."
+            )
+        return self.converted
+
+
+def architecture_of(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """
+    What a state dict with our names says about its architecture: the fields of [`SegmenterConfig`] that are shapes,
+    and, since a number of patches can be more than one grid, `num_patches` in place of `image_size`.
+
+    Raises:
+        ConversionError: if a tensor does not have the number of dimensions that its name implies.
+    """
+
+    def shape(name: str, num_dimensions: int) -> torch.Size:
+        return check_dimensions(name, state_dict[name], num_dimensions).shape
+
+    patches = shape("segmenter.embeddings.patch_embeddings.projection.weight", 4)
+    positions = shape("segmenter.embeddings.position_embeddings", 3)
+    distilled = "segmenter.embeddings.distillation_token" in state_dict
+    architecture = {
+        "hidden_size": patches[0],
+        "num_channels": patches[1],
+        "patch_size": patches[2],
+        "use_distillation_token": distilled,
+        "num_patches": positions[1] - (2 if distilled else 1),
+        "num_hidden_layers": count_layers(state_dict, "segmenter.layers."),
+        "intermediate_size": shape("segmenter.layers.0.mlp.fc1.weight", 2)[0],
+        "qkv_bias": "segmenter.layers.0.attention.q_proj.bias" in state_dict,
+    }
+    if "decoder.classifier.weight" in state_dict:
+        architecture["decoder_type"] = "linear"
+        architecture["num_labels"] = shape("decoder.classifier.weight", 2)[0]
+    elif "decoder.class_embeddings" in state_dict:
+        classes = shape("decoder.class_embeddings", 3)
+        architecture["decoder_type"] = "mask_transformer"
+        architecture["num_labels"] = classes[1]
+        architecture["decoder_hidden_size"] = classes[2]
+        architecture["decoder_num_hidden_layers"] = count_layers(state_dict, "decoder.layers.")
+        if "decoder.layers.0.mlp.fc1.weight" in state_dict:
+            architecture["decoder_intermediate_size"] = shape("decoder.layers.0.mlp.fc1.weight", 2)[0]
+    return architecture
+
+
+def build_model(config: SegmenterConfig, state_dict: dict[str, torch.Tensor]) -> SegmenterForSemanticSegmentation:
+    """
+    The model of `config` with exactly the tensors of `state_dict` as its parameters; nothing is initialised or copied.
+
+    Raises:
+        ConversionError: if names or shapes differ from the model's, listing both sides.
+    """
+    with torch.device("meta"):
+        model = SegmenterForSemanticSegmentation(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    actual = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
+    if expected.keys() != actual.keys():
+        raise ConversionError(
+            f"The weights do not make a Segmenter: missing are {list_names(expected.keys() - actual.keys())}; left "
+            f"over are {list_names(actual.keys() - expected.keys())}."
+        )
+    different = [
+        f"{name} {shape} instead of {expected[name]}" for name, shape in actual.items() if shape != expected[name]
+    ]
+    if different:
+        raise ConversionError(f"The weights have shapes that do not fit together: {list_names(different)}.")
+    model.load_state_dict(state_dict, strict=True, assign=True)
+    return model.eval()
+
+
+__all__ = ["StateDictConverter", "architecture_of", "build_model", "count_layers", "list_names"]

@@ -1,0 +1,1 @@
+"""Data sets: label names and palettes, loading, training augmentation."""

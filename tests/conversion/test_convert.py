@@ -1,0 +1,122 @@
+"""The output folder appears complete or not at all."""
+
+import os
+
+import pytest
+
+from segmenter_hf.conversion import ConversionError, convert_checkpoint
+from segmenter_hf.conversion.original import load_original
+from tests.conversion.original_checkpoints import make_original_checkpoint
+
+
+OUTPUT_FILES = {
+    "config.json",
+    "configuration_segmenter.py",
+    "image_processing_pil_segmenter.py",
+    "image_processing_segmenter.py",
+    "model.safetensors",
+    "modeling_segmenter.py",
+    "preprocessor_config.json",
+}
+
+
+@pytest.fixture
+def source(tmp_path):
+    return make_original_checkpoint().write(tmp_path / "source")
+
+
+def names(folder) -> set[str]:
+    return set(os.listdir(folder))
+
+
+def test_new_folder_with_its_parents(source, tmp_path):
+    output_dir = tmp_path / "models" / "segmenter"
+    model = convert_checkpoint(str(source), str(output_dir))
+    assert model.config.num_labels == 7 and not model.training
+    assert names(output_dir) == OUTPUT_FILES
+    assert names(output_dir.parent) == {"segmenter"}
+
+
+def test_empty_folder_is_filled(source, tmp_path):
+    output_dir = tmp_path / "output"
+    output_dir.mkdir()
+    convert_checkpoint(source, output_dir)
+    assert names(output_dir) == OUTPUT_FILES
+    assert names(tmp_path) == {"source", "output"}
+
+
+def test_link_to_a_folder_is_followed(source, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    convert_checkpoint(source, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert names(tmp_path / "disk") == OUTPUT_FILES
+
+
+def test_folder_in_use_is_replaced_only_when_asked(source, tmp_path):
+    output_dir = tmp_path / "output"
+    convert_checkpoint(source, output_dir)
+    (output_dir / "stale.safetensors").touch()
+    with pytest.raises(ConversionError, match=r"output is not empty.*--overwrite"):
+        convert_checkpoint(source, output_dir)
+    assert names(output_dir) == OUTPUT_FILES | {"stale.safetensors"}
+    convert_checkpoint(source, output_dir, overwrite=True)
+    assert names(output_dir) == OUTPUT_FILES
+    assert names(tmp_path) == {"source", "output"}
+
+
+def test_only_models_are_overwritten(source, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.tex").touch()
+    with pytest.raises(ConversionError, match=r"thesis holds no config\.json"):
+        convert_checkpoint(source, tmp_path / "thesis", overwrite=True)
+    (source / "config.json").touch()
+    for output_dir in (source, source / "checkpoint.pth"):
+        with pytest.raises(ConversionError, match=r"contains the source|is a file"):
+            convert_checkpoint(source / "checkpoint.pth", output_dir, overwrite=True)
+    assert names(source) == {"checkpoint.pth", "variant.yml", "config.json"}
+    assert names(tmp_path / "thesis") == {"chapter1.tex"}
+
+
+def test_failure_leaves_nothing_and_what_was_there(source, tmp_path):
+    output_dir = tmp_path / "output"
+    convert_checkpoint(source, output_dir)
+    before = {name: (output_dir / name).read_bytes() for name in names(output_dir)}
+    broken = make_original_checkpoint()
+    del broken.state_dict["encoder.cls_token"]
+    broken.write(tmp_path / "broken")
+    for existing in (output_dir, tmp_path / "other"):
+        with pytest.raises(ConversionError):
+            convert_checkpoint(tmp_path / "broken", existing, overwrite=True)
+    assert {name: (output_dir / name).read_bytes() for name in names(output_dir)} == before
+    assert names(tmp_path) == {"source", "broken", "output"}
+
+
+def test_failure_while_writing_leaves_nothing(source, tmp_path, monkeypatch):
+    def fail(self, folder):
+        (folder / "preprocessor_config.json").touch()
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("segmenter_hf.image_processing_pil_segmenter.SegmenterImageProcessorPil.save_pretrained", fail)
+    with pytest.raises(ConversionError, match="output cannot be written: No space left on device"):
+        convert_checkpoint(source, tmp_path / "output")
+    assert names(tmp_path) == {"source"}
+
+
+def test_folder_filled_meanwhile_is_kept(source, tmp_path, monkeypatch):
+    def fill(source):
+        (tmp_path / "output").mkdir()
+        (tmp_path / "output" / "notes.txt").touch()
+        return load_original(source)
+
+    monkeypatch.setattr("segmenter_hf.conversion.convert.load_original", fill)
+    with pytest.raises(ConversionError, match="output is not empty"):
+        convert_checkpoint(source, tmp_path / "output")
+    assert names(tmp_path) == {"source", "output"}
+    assert names(tmp_path / "output") == {"notes.txt"}
+
+
+def test_parent_that_is_a_file(source, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConversionError, match="cannot be written"):
+        convert_checkpoint(source, tmp_path / "file" / "output")
