@@ -1,0 +1,66 @@
+"""Pictures of segmentations, drawn with PIL."""
+
+import colorsys
+import math
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .data.labels import LABEL_SETS, load_label_set
+
+
+def palette_for(id2label: dict[int, str]) -> list[tuple[int, int, int]]:
+    """The colours of the built-in label set that has exactly these names, otherwise as many distinct colours."""
+    names = [id2label[index] for index in sorted(id2label)]
+    for name in LABEL_SETS:
+        label_set = load_label_set(name)
+        if list(label_set.names) == names:
+            return [tuple(colour) for colour in label_set.palette]
+    return distinct_colours(len(names))
+
+
+def distinct_colours(number: int) -> list[tuple[int, int, int]]:
+    """Colours whose hues are a golden angle apart, so that neighbours in the list differ clearly, at any length."""
+    golden = (math.sqrt(5) - 1) / 2
+    return [
+        tuple(round(255 * channel) for channel in colorsys.hsv_to_rgb(index * golden % 1, 0.65 + 0.35 * (index % 2), 0.95))
+        for index in range(number)
+    ]
+
+
+def draw_overlay(
+    image: Image.Image, segmentation: np.ndarray, id2label: dict[int, str], opacity: float = 0.55
+) -> Image.Image:
+    """
+    Draws a label map over its image, with a legend of the labels that occur, largest first, on the right.
+
+    Args:
+        image (`PIL.Image.Image`): The picture that was segmented.
+        segmentation (`np.ndarray` of shape `(height, width)`): Its label map.
+        id2label (`dict[int, str]`): Names of the labels.
+        opacity (`float`, *optional*, defaults to 0.55): Weight of the colours against the picture.
+
+    Raises:
+        ValueError: if the map's size is not the image's.
+    """
+    if segmentation.shape != (image.height, image.width):
+        raise ValueError(
+            f"`segmentation` must have the image's (height, width) {(image.height, image.width)}, got {segmentation.shape}."
+        )
+    palette = np.array(palette_for(id2label), dtype=np.uint8)
+    coloured = Image.fromarray(palette[segmentation])
+    blended = Image.blend(image.convert("RGB"), coloured, opacity)
+
+    labels, counts = np.unique(segmentation, return_counts=True)
+    entries = [labels[position] for position in np.argsort(-counts)]
+    row = max(14, min(28, image.height // max(1, len(entries))))
+    font = ImageFont.load_default(size=max(9, int(0.6 * row)))
+    legend_width = int(1.2 * row + max(font.getlength(id2label[index]) for index in entries) + 0.6 * row)
+    canvas = Image.new("RGB", (image.width + legend_width, image.height), "white")
+    canvas.paste(blended, (0, 0))
+    draw = ImageDraw.Draw(canvas)
+    for position, index in enumerate(entries):
+        top, left = position * row, image.width + 0.3 * row
+        draw.rectangle((left, top + 0.2 * row, left + 0.6 * row, top + 0.8 * row), fill=tuple(palette[index]), outline="black")
+        draw.text((left + 0.9 * row, top + 0.5 * row), id2label[index], fill="black", font=font, anchor="lm")
+    return canvas

@@ -1,0 +1,49 @@
+"""Overlays, checked by the colour of their pixels."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segmenter_hf.data.labels import load_label_set
+from segmenter_hf.visualization import distinct_colours, draw_overlay, palette_for
+
+
+def test_palette_is_the_label_sets_own_where_the_names_are():
+    cityscapes = load_label_set("cityscapes")
+    assert palette_for(cityscapes.id2label) == list(cityscapes.palette)
+    assert palette_for({0: "road", 1: "sidewalk"}) == distinct_colours(2)
+
+
+@pytest.mark.parametrize("number", [1, 2, 11, 150])
+def test_colours_are_distinct(number):
+    colours = np.array(distinct_colours(number), dtype=int)
+    assert colours.shape == (number, 3)
+    distances = np.abs(colours[:, None] - colours[None]).sum(-1) + 1000 * np.eye(number, dtype=int)
+    assert distances.min() > 0
+    assert np.diagonal(distances, 1).min(initial=1000) > 60, "neighbours differ clearly"
+
+
+def test_overlay_blends_the_colour_of_each_label():
+    id2label = {0: "left", 1: "right"}
+    segmentation = np.zeros((40, 60), dtype=np.int64)
+    segmentation[:, 30:] = 1
+    overlay = np.asarray(draw_overlay(Image.new("L", (60, 40), 100), segmentation, id2label, opacity=0.5))
+    for column, colour in ((0, distinct_colours(2)[0]), (59, distinct_colours(2)[1])):
+        assert overlay[20, column] == pytest.approx((np.array(colour) + 100) / 2, abs=1)
+    legend = overlay[:, 60:]
+    for colour in distinct_colours(2):
+        assert (legend == colour).all(-1).any()
+
+
+def test_only_labels_that_occur_are_in_the_legend():
+    id2label = {0: "a", 1: "b", 2: "c"}
+    overlay = np.asarray(draw_overlay(Image.new("RGB", (50, 50)), np.full((50, 50), 2), id2label))
+    legend = overlay[:, 50:]
+    colours = distinct_colours(3)
+    assert (legend == colours[2]).all(-1).any()
+    assert not (legend == colours[0]).all(-1).any()
+
+
+def test_map_of_another_size_is_refused():
+    with pytest.raises(ValueError, match=r"\(20, 30\), got \(30, 20\)"):
+        draw_overlay(Image.new("RGB", (30, 20)), np.zeros((30, 20), dtype=int), {0: "a", 1: "b"})
