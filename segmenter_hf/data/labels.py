@@ -1,4 +1,4 @@
-"""Label names and palettes of the data sets that released Segmenter checkpoints were trained on."""
+"""Label names and palettes of the data sets that released Segmenter checkpoints, and the shipped one, were trained on."""
 
 import json
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 # Each is a JSON file beside this module. Pascal Context is used with 59 classes, or with 60: background is one too.
-LABEL_SETS = ("ade20k", "cityscapes", "pascal_context_59", "pascal_context_60")
+LABEL_SETS = ("ade20k", "camvid", "cityscapes", "pascal_context_59", "pascal_context_60")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from tests.common import run_python
     ("name", "number", "first", "last"),
     [
         ("ade20k", 150, ("wall", (120, 120, 120)), ("flag", (92, 0, 255))),
+        ("camvid", 11, ("sky", (128, 128, 128)), ("bicyclist", (0, 128, 192))),
         ("cityscapes", 19, ("road", (128, 64, 128)), ("bicycle", (119, 11, 32))),
         ("pascal_context_59", 59, ("aeroplane", (180, 120, 120)), ("wood", (31, 0, 255))),
         ("pascal_context_60", 60, ("background", (120, 120, 120)), ("wood", (31, 0, 255))),
@@ -32,7 +33,7 @@ def test_pascal_context_with_background_has_one_label_more():
 
 @pytest.mark.parametrize("name", ["coco", "../labels", "ade20k.json", None])
 def test_unknown_label_set_is_refused_naming_the_known_ones(name):
-    with pytest.raises(ValueError, match="ade20k, cityscapes, pascal_context_59, pascal_context_60") as error:
+    with pytest.raises(ValueError, match="ade20k, camvid, cityscapes, pascal_context_59, pascal_context_60") as error:
         load_label_set(name)
     assert repr(name) in str(error.value)
 

@@ -1,0 +1,924 @@
+"""The image processors: pixels, windows and labels in, maps out, and saving them together with their code."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import interpolate
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoImageProcessor
+from transformers.dynamic_module_utils import get_imports, get_relative_imports
+from transformers.utils import ModelOutput
+
+import segmenter_hf.image_processing_pil_segmenter as shared
+import segmenter_hf.image_processing_segmenter as torchvision_backend
+from segmenter_hf import SegmenterImageProcessor, SegmenterImageProcessorPil
+
+from .common import REPOSITORY, run_python
+
+
+BACKENDS = {"torchvision": SegmenterImageProcessor, "pil": SegmenterImageProcessorPil}
+# What leaves nothing of an image but its pixels, as floats.
+ONLY_DECODE = {"do_resize": False, "do_rescale": False, "do_normalize": False}
+
+
+@pytest.fixture(params=BACKENDS)
+def processor_class(request):
+    return BACKENDS[request.param]
+
+
+def picture(height: int, width: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
+    """Smooth colours with some grain."""
+    random = np.random.default_rng(seed)
+    coarse = Image.fromarray(random.integers(0, 256, (5, 7, 3), dtype=np.uint8)).resize((width, height))
+    grain = random.integers(-8, 9, (height, width, 3))
+    return Image.fromarray(np.clip(np.asarray(coarse) + grain, 0, 255).astype(np.uint8)).convert(mode)
+
+
+def pixels_of(image: Image.Image) -> torch.Tensor:
+    """`(3, height, width)` float32 in 0..255."""
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float()
+
+
+def label_map(height: int, width: int, num_labels: int = 7, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, num_labels, (height, width), dtype=np.uint8)
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(
+    ("size", "height", "width", "expected"),
+    [
+        # By hand: scale = min(2048 / long, 512 / short), side = max(1, int(side * scale + 0.5)).
+        ({"shortest_edge": 512, "longest_edge": 2048}, 480, 640, (512, 683)),  # 682.67: truncating gives 682
+        ({"shortest_edge": 512, "longest_edge": 2048}, 640, 480, (683, 512)),
+        ({"shortest_edge": 512, "longest_edge": 2048}, 512, 512, (512, 512)),
+        ({"shortest_edge": 512, "longest_edge": 2048}, 100, 1000, (205, 2048)),  # 204.8, capped by the long side
+        ({"shortest_edge": 512, "longest_edge": 2048}, 1, 1, (512, 512)),
+        ({"shortest_edge": 512, "longest_edge": 2048}, 3000, 1, (2048, 1)),  # 0.68
+        ({"shortest_edge": 512, "longest_edge": 2048}, 1, 9000, (1, 2048)),  # 0.23, at least 1
+        ({"shortest_edge": 16}, 10, 100, (16, 160)),
+        (16, 10, 100, (16, 160)),
+        ({"height": 24, "width": 40}, 100, 10, (24, 40)),
+        ((24, 40), 100, 10, (24, 40)),
+    ],
+)
+def test_resized_sizes(processor_class, size, height, width, expected):
+    inputs = processor_class(size=size)(Image.new("RGB", (width, height)), return_tensors="pt")
+    assert inputs["pixel_values"].shape == (1, 3, *expected)
+    assert inputs["window_offsets"].tolist() == [[0, 0, 0, *expected, *expected]]
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+def test_huge_image(processor_class, antialias):
+    inputs = processor_class(antialias=antialias)(np.zeros((6000, 8000), dtype=np.uint8), return_tensors="pt")
+    assert inputs["pixel_values"].shape == (1, 3, 512, 683)
+
+
+# Resizing and normalising
+
+
+def test_without_antialias_is_bilinear_interpolation_rounded(processor_class):
+    image = picture(90, 131)
+    expected = interpolate(pixels_of(image)[None], size=(64, 93), mode="bilinear").round()
+    processor = processor_class(size={"shortest_edge": 64}, antialias=False, do_rescale=False, do_normalize=False)
+    assert torch.equal(processor(image, return_tensors="pt")["pixel_values"], expected)
+
+
+def test_antialias_of_pil_is_that_of_pil():
+    image = picture(90, 131)
+    expected = pixels_of(image.resize((93, 64), Image.Resampling.BILINEAR))
+    processor = SegmenterImageProcessorPil(size={"shortest_edge": 64}, do_rescale=False, do_normalize=False)
+    assert torch.equal(processor(image, return_tensors="pt")["pixel_values"][0], expected)
+
+
+@pytest.mark.parametrize("resample", [Image.Resampling.NEAREST, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC])
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_backends_agree(resample, dtype):
+    image = np.asarray(picture(300, 431)).astype(dtype)
+    for antialias, tolerance in ((False, 0), (True, 1.001)):
+        torchvision_values, pil_values = (
+            backend(size={"shortest_edge": 100}, antialias=antialias, resample=resample, do_split_image=True)(
+                image, return_tensors="pt", crop_size=120, window_stride=60
+            )["pixel_values"]
+            for backend in BACKENDS.values()
+        )
+        difference = 127.5 * (torchvision_values - pil_values).abs()
+        assert difference.max() <= tolerance
+        assert difference.mean() <= tolerance / 20
+
+
+def test_floats_are_resized_like_bytes(processor_class):
+    image = picture(90, 131)
+    for antialias in (True, False):
+        processor = processor_class(size={"shortest_edge": 50}, antialias=antialias)
+        from_bytes = processor(image, return_tensors="pt")["pixel_values"]
+        from_floats = processor(np.asarray(image, dtype=np.float64), return_tensors="pt")["pixel_values"]
+        from_fractions = processor(np.asarray(image) / 255, return_tensors="pt", do_rescale=False)["pixel_values"]
+        # Bytes are rounded after resizing.
+        assert (from_bytes - from_floats).abs().max() < 1.01 / 127.5
+        torch.testing.assert_close(from_floats, from_fractions, atol=1e-5, rtol=0)
+
+
+def test_normalises_each_channel(processor_class):
+    image = picture(20, 30)
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    expected = (pixels_of(image) / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    processor = processor_class(do_resize=False, image_mean=mean, image_std=std)
+    torch.testing.assert_close(processor(image, return_tensors="pt")["pixel_values"][0], expected, atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match="for each of the 4 channels, got 3 and 3"):
+        processor(np.zeros((8, 8, 4), dtype=np.uint8), do_convert_rgb=False, return_tensors="pt")
+
+
+# Kinds of images
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "1", "YCbCr", "HSV"])
+def test_modes_of_pil(processor_class, mode):
+    image = picture(21, 34, mode)
+    values = processor_class()(image, return_tensors="pt", **ONLY_DECODE)["pixel_values"][0]
+    assert torch.equal(values, pixels_of(image))
+
+
+def test_transparency_is_dropped(processor_class):
+    image = picture(21, 34)
+    transparent = image.copy()
+    transparent.putalpha(Image.linear_gradient("L").resize(image.size))
+    palette = image.quantize(16)
+    palette.info["transparency"] = 3
+    for kind, expected in (
+        (transparent, image),
+        (np.asarray(transparent), image),
+        (torch.from_numpy(np.array(transparent)).permute(2, 0, 1), image),
+        (palette, palette.convert("RGB")),
+    ):
+        values = processor_class()(kind, return_tensors="pt", **ONLY_DECODE)["pixel_values"][0]
+        assert torch.equal(values, pixels_of(expected))
+
+
+def test_16_bits_are_scaled(processor_class):
+    values_16_bit = np.array([[0, 128, 129, 257], [2570, 30000, 65407, 65535]], dtype=np.uint16)
+    # value / 257, to the nearest
+    expected = torch.tensor([[0.0, 0.0, 1.0, 1.0], [10.0, 117.0, 255.0, 255.0]]).expand(1, 3, 2, 4)
+    for image in (
+        values_16_bit,
+        values_16_bit.astype(">u2"),
+        torch.from_numpy(values_16_bit),
+        np.repeat(values_16_bit[..., None], 3, axis=-1),
+        Image.fromarray(values_16_bit),
+        Image.frombytes("I;16B", (4, 2), values_16_bit.astype(">u2").tobytes()),
+        Image.fromarray(values_16_bit.astype(np.int32)),
+    ):
+        values = processor_class()(image, return_tensors="pt", **ONLY_DECODE)["pixel_values"]
+        assert torch.equal(values, expected), image
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "int64", "uint16", "float16", "float32", "float64"])
+@pytest.mark.parametrize("channels", [None, 1, 3, 4])
+def test_arrays_and_tensors_of_any_layout(processor_class, dtype, channels):
+    grey = np.asarray(picture(20, 31, "L"))
+    expected = torch.from_numpy(grey.copy()).float().expand(1, 3, 20, 31)
+    array = grey.astype(dtype) * (257 if dtype == "uint16" else 1)
+    if channels is not None:
+        array = np.repeat(array[..., None], channels, axis=-1)
+    layouts = [array, array[::-1][::-1]]
+    if channels is not None:
+        layouts += [np.moveaxis(array, -1, 0), np.ascontiguousarray(np.moveaxis(array, -1, 0))]
+    processor = processor_class()
+    for layout in layouts:
+        for image in (layout, torch.from_numpy(np.ascontiguousarray(layout))):
+            assert torch.equal(processor(image, return_tensors="pt", **ONLY_DECODE)["pixel_values"], expected)
+
+
+def test_booleans_and_floats_of_pil(processor_class):
+    mask = label_map(6, 9, 2).astype(bool)
+    processor = processor_class()
+    for image in (mask, torch.from_numpy(mask), Image.fromarray(mask)):
+        values = processor(image, return_tensors="pt", **ONLY_DECODE)["pixel_values"]
+        assert torch.equal(values[0, 0], torch.from_numpy(mask * 255.0).float())
+    fractions = np.linspace(0, 1, 54, dtype=np.float32).reshape(6, 9)
+    values = processor(Image.fromarray(fractions), return_tensors="pt", **ONLY_DECODE)["pixel_values"]
+    assert torch.equal(values[0, 2], torch.from_numpy(fractions))
+
+
+@pytest.mark.parametrize("height", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "I;16"])
+def test_tiny_pictures_keep_their_orientation(processor_class, height, width, mode):
+    image = picture(height, width, "L").convert(mode) if mode == "I;16" else picture(height, width, mode)
+    for do_convert_rgb in (True, False):
+        values = processor_class()(image, return_tensors="pt", do_convert_rgb=do_convert_rgb, **ONLY_DECODE)
+        assert values["pixel_values"].shape[-2:] == (height, width)
+    assert processor_class()(image, return_tensors="pt")["window_offsets"][0, -2:].tolist() == (
+        list(shared.get_resized_size((height, width), processor_class().size))
+    )
+
+
+def test_ambiguous_layouts(processor_class):
+    """Channels are last in arrays, first in tensors, unless the call says otherwise."""
+    array = np.asarray(picture(3, 3))
+    last, first = pixels_of(Image.fromarray(array)), torch.from_numpy(array.copy()).float()
+    processor = processor_class()
+    for image, kwargs, expected in (
+        (array, {}, last),
+        (torch.from_numpy(array.copy()), {}, first),
+        (array, {"input_data_format": "channels_first"}, first),
+        (torch.from_numpy(array.copy()), {"input_data_format": "channels_last"}, last),
+        (Image.fromarray(array), {"input_data_format": "channels_first"}, last),
+    ):
+        assert torch.equal(processor(image, return_tensors="pt", **ONLY_DECODE, **kwargs)["pixel_values"][0], expected)
+    assert processor(np.zeros((1, 9, 3)), return_tensors="pt", **ONLY_DECODE)["pixel_values"].shape == (1, 3, 1, 9)
+
+
+def test_batches_and_lists(processor_class):
+    array = np.stack([np.asarray(picture(12, 17, seed=seed)) for seed in range(3)])
+    expected = torch.from_numpy(array).permute(0, 3, 1, 2).float()
+    mixed = [Image.fromarray(array[0]), array[1], torch.from_numpy(array[2]).permute(2, 0, 1)]
+    processor = processor_class()
+    for images in (array, torch.from_numpy(array), list(array), tuple(mixed), mixed, [mixed[:1], mixed[1:]]):
+        inputs = processor(images, return_tensors="pt", **ONLY_DECODE)
+        assert torch.equal(inputs["pixel_values"], expected)
+        assert inputs["window_offsets"].tolist() == [[index, 0, 0, 12, 17, 12, 17] for index in range(3)]
+
+
+def test_paths(processor_class, tmp_path):
+    image = picture(12, 17)
+    image.save(tmp_path / "image.png")
+    values = processor_class()(str(tmp_path / "image.png"), return_tensors="pt", **ONLY_DECODE)["pixel_values"]
+    assert torch.equal(values[0], pixels_of(image))
+
+
+def test_inputs_are_left_alone(processor_class):
+    array = np.asarray(picture(20, 30), dtype=np.float32).copy()
+    array.setflags(write=False)
+    tensor = torch.from_numpy(array.copy())
+    labels = torch.from_numpy(label_map(20, 30))
+    expected_labels = labels.clone()
+    processor = processor_class(do_resize=False, do_reduce_labels=True)
+    processor(array, labels, return_tensors="pt")
+    processor(tensor, labels, return_tensors="pt", input_data_format="channels_last")
+    assert np.array_equal(tensor.numpy(), array)
+    assert torch.equal(labels, expected_labels)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((10, 10, 2), dtype=np.uint8), "1, 3 or 4 channels, first or last, got shape"),
+        (np.zeros((4, 4, 4, 4, 3), dtype=np.uint8), "2 or 3 dimensions"),
+        (np.zeros((0, 4, 3), dtype=np.uint8), "at least 1 pixel"),
+        (np.full((4, 5), 256), r"must lie in 0\.\.255, got 256\.\.256"),
+        (np.full((4, 5), -1), r"must lie in 0\.\.255"),
+        ([], "At least one image"),
+    ],
+)
+def test_refused_images(processor_class, image, message):
+    with pytest.raises(ValueError, match=message):
+        processor_class()(image, return_tensors="pt")
+
+
+def test_any_number_of_channels_without_conversion(processor_class):
+    array = np.random.default_rng(0).integers(0, 256, (20, 30, 6), dtype=np.uint8)
+    for antialias in (True, False):
+        processor = processor_class(
+            do_convert_rgb=False, image_mean=[0.5] * 6, image_std=[0.5] * 6, size=10, antialias=antialias
+        )
+        values = processor(array, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
+        assert values.shape == (1, 6, 10, 15)
+
+
+# Windows
+
+
+def original_windows(image: torch.Tensor, window: int, stride: int) -> tuple[list[torch.Tensor], list[list[int]]]:
+    """
+    What the original implementation does to a `(channels, height, width)` image before its model: enlarges it if its
+    short side is below the window, and cuts it.
+    """
+    height, width = image.shape[-2:]
+    if min(height, width) < window:
+        if height < width:
+            new_height, new_width = window, width / height * window
+        else:
+            new_height, new_width = height / width * window, window
+        image = interpolate(image[None], (int(new_height), int(new_width)), mode="bilinear")[0]
+        height, width = image.shape[-2:]
+    anchors = []
+    for side in (height, width):
+        anchors.append([])
+        start = 0
+        while start < side - window:
+            anchors[-1].append(start)
+            start += stride
+        anchors[-1].append(side - window)
+    windows, offsets = [], []
+    for top in anchors[0]:
+        for left in anchors[1]:
+            windows.append(image[:, top : top + window, left : left + window])
+            offsets.append([top, left, window, window, height, width])
+    return windows, offsets
+
+
+WINDOW_CASES = [
+    # height, width, window, stride
+    (64, 64, 32, 32),
+    (64, 96, 32, 20),
+    (33, 32, 32, 32),
+    (70, 101, 32, 32),
+    (32, 32, 32, 7),
+    (20, 30, 32, 32),
+    (31, 97, 32, 24),
+    (97, 31, 32, 1),
+    (3, 10, 32, 32),
+    (1, 1, 32, 16),
+    (1, 50, 32, 32),
+    (47, 29, 31, 13),
+]
+
+
+@pytest.mark.parametrize(("height", "width", "window", "stride"), WINDOW_CASES)
+def test_windows_are_those_of_the_original_implementation(processor_class, height, width, window, stride):
+    image = picture(height, width)
+    windows, offsets = original_windows((pixels_of(image) * (1 / 255) - 0.5) / 0.5, window, stride)
+    processor = processor_class(do_resize=False, do_split_image=True, crop_size=window, window_stride=stride)
+    inputs = processor(image, return_tensors="pt")
+    assert inputs["window_offsets"].dtype == torch.int64
+    assert inputs["window_offsets"].tolist() == [[0, *window_offsets] for window_offsets in offsets]
+    assert torch.equal(inputs["pixel_values"], torch.stack(windows))
+
+
+def test_enlarged_sizes_truncate_the_product_of_the_ratio():
+    assert shared.get_enlarged_size((100, 333), (512, 512)) == (512, 1704)
+    assert shared.get_enlarged_size((333, 100), (512, 512)) == (1704, 512)
+    for short in range(1, 60):
+        for long in range(short, 200, 3):
+            assert shared.get_enlarged_size((short, long), (60, 60)) == (60, int(long / short * 60))
+            assert shared.get_enlarged_size((long, short), (60, 60)) == (int(long / short * 60), 60)
+
+
+@pytest.mark.parametrize("size", [(20, 20), (20, 30), (100, 20), (39, 100), (41, 59), (41, 61), (1, 80), (40, 1)])
+def test_windows_that_are_not_square(processor_class, size):
+    processor = processor_class(
+        do_resize=False, do_split_image=True, crop_size={"height": 40, "width": 60}, window_stride=40
+    )
+    inputs = processor(picture(*size), return_tensors="pt")
+    height, width = inputs["window_offsets"][0, -2:].tolist()
+    assert inputs["pixel_values"].shape[-2:] == (40, 60)
+    # No larger than it must be, and as near to the aspect ratio as whole pixels allow.
+    if size[0] >= 40 and size[1] >= 60:
+        assert (height, width) == size
+    else:
+        assert height == 40 or width == 60
+        assert abs(width * size[0] - height * size[1]) <= max(size)
+    covered = torch.zeros(height, width)
+    for _, top, left, window_height, window_width, _, _ in inputs["window_offsets"].tolist():
+        covered[top : top + window_height, left : left + window_width] = 1
+    assert covered.all()
+
+
+def test_strips_are_stretched_rather_than_made_enormous(processor_class):
+    processor = processor_class(do_split_image=True)
+    for size, offsets in (((1, 3000), [512, 2048]), ((3000, 1), [2048, 512])):
+        inputs = processor(picture(*size), return_tensors="pt")
+        assert inputs["pixel_values"].shape == (4, 3, 512, 512)
+        assert inputs["window_offsets"][0, -2:].tolist() == offsets
+
+
+def test_windows_of_several_images_follow_each_other(processor_class):
+    images = [picture(50, 40), picture(20, 90), picture(32, 32)]
+    processor = processor_class(do_split_image=True, size={"shortest_edge": 32}, crop_size=32, window_stride=16)
+    together = processor(images, return_tensors="pt")
+    singly = [processor(image, return_tensors="pt") for image in images]
+    assert torch.equal(together["pixel_values"], torch.cat([inputs["pixel_values"] for inputs in singly]))
+    for index, inputs in enumerate(singly):
+        inputs["window_offsets"][:, 0] = index
+    assert torch.equal(together["window_offsets"], torch.cat([inputs["window_offsets"] for inputs in singly]))
+
+
+# Stacking
+
+
+def test_sizes_that_differ_are_refused_or_padded(processor_class):
+    images = [picture(16, 20), picture(24, 12)]
+    maps = [label_map(16, 20), label_map(24, 12)]
+    processor = processor_class(do_resize=False)
+    with pytest.raises(ValueError, match=r"\[\(16, 20\), \(24, 12\)\].*do_split_image.*do_pad.*size"):
+        processor(images, return_tensors="pt")
+
+    inputs = processor(images, maps, return_tensors="pt", do_pad=True)
+    assert inputs["pixel_values"].shape == (2, 3, 24, 20)
+    assert inputs["window_offsets"].tolist() == [[0, 0, 0, 16, 20, 16, 20], [1, 0, 0, 24, 12, 24, 12]]
+    for index, (image, segmentation_map) in enumerate(zip(images, maps, strict=True)):
+        height, width = segmentation_map.shape
+        alone = processor(image, return_tensors="pt")["pixel_values"]
+        values, labels = inputs["pixel_values"][index].clone(), inputs["labels"][index].clone()
+        assert torch.equal(values[:, :height, :width], alone[0])
+        assert np.array_equal(labels[:height, :width], segmentation_map)
+        values[:, :height, :width], labels[:height, :width] = 0, 255
+        assert (values == 0).all() and (labels == 255).all()
+
+    padded = processor(images, return_tensors="pt", do_pad=True, pad_size={"height": 32, "width": 48})
+    assert padded["pixel_values"].shape == (2, 3, 32, 48)
+    assert torch.equal(padded["window_offsets"], inputs["window_offsets"])
+    with pytest.raises(ValueError, match=r"`pad_size` \(24 x 16\) must be at least .*\(24 x 20\)"):
+        processor(images, return_tensors="pt", do_pad=True, pad_size={"height": 24, "width": 16})
+
+
+def test_return_tensors(processor_class):
+    images, maps = [picture(16, 20), picture(16, 20)], [label_map(16, 20), label_map(16, 20)]
+    processor = processor_class(do_resize=False)
+    tensors = processor(images, maps, return_tensors="pt")
+    arrays = processor(images, maps, return_tensors="np")
+    lists = processor(images, maps)
+    native = np.ndarray if processor.backend == "pil" else torch.Tensor
+    assert set(tensors) == set(arrays) == set(lists) == {"pixel_values", "window_offsets", "labels"}
+    for name in tensors:
+        assert isinstance(tensors[name], torch.Tensor)
+        assert isinstance(arrays[name], np.ndarray)
+        assert np.array_equal(tensors[name], arrays[name])
+        assert all(isinstance(value, native) for value in lists[name])
+        assert np.array_equal(tensors[name], np.stack(lists[name]))
+    assert [len(value[0]) for value in processor([picture(8, 9), picture(7, 9)])["pixel_values"]] == [8, 7]
+
+
+# Labels
+
+
+def test_maps_are_cut_like_their_images(processor_class):
+    """An image that shows its labels and is resized to the nearest pixel keeps showing them, window by window."""
+    maps = [label_map(45, 77), label_map(30, 21, seed=1)]
+    images = [np.repeat(segmentation_map[..., None], 3, axis=-1) for segmentation_map in maps]
+    processor = processor_class(
+        do_rescale=False, do_normalize=False, resample=Image.Resampling.NEAREST, antialias=False
+    )
+    for kwargs in (
+        {"size": {"shortest_edge": 64}, "do_split_image": True, "crop_size": 64, "window_stride": 40},
+        {"size": {"height": 33, "width": 50}},
+        {"do_resize": False, "do_split_image": True, "crop_size": 16, "window_stride": 9},
+    ):
+        inputs = processor(images, maps, return_tensors="pt", **kwargs)
+        assert inputs["labels"].dtype == torch.int64
+        assert torch.equal(inputs["labels"].float(), inputs["pixel_values"][:, 0])
+
+
+@pytest.mark.parametrize("size", [(9, 14), (30, 41), (60, 82), (64, 64), (17, 100), (1, 2)])
+def test_maps_are_resized_to_the_nearest_label(processor_class, size):
+    segmentation_map = label_map(30, 41)
+    resized = Image.fromarray(segmentation_map).resize(size[::-1], Image.Resampling.NEAREST)
+    processor = processor_class(size={"height": size[0], "width": size[1]})
+    labels = processor(picture(30, 41), segmentation_map, return_tensors="pt")["labels"]
+    assert np.array_equal(labels[0], np.asarray(resized))
+
+
+def test_enlarged_images_have_enlarged_maps(processor_class):
+    segmentation_map = label_map(4, 6)
+    processor = processor_class(do_resize=False, do_split_image=True, crop_size=16, window_stride=16)
+    inputs = processor(picture(4, 6), segmentation_map, return_tensors="pt")
+    assert inputs["window_offsets"].tolist() == [[0, 0, 0, 16, 16, 16, 24], [0, 0, 8, 16, 16, 16, 24]]
+    enlarged = segmentation_map.repeat(4, axis=0).repeat(4, axis=1)
+    assert np.array_equal(inputs["labels"], np.stack([enlarged[:, :16], enlarged[:, 8:]]))
+
+
+def test_labels_are_reduced_once(processor_class):
+    segmentation_map = np.array([[0, 1, 2], [150, 254, 255]], dtype=np.uint8)
+    for kwargs in (
+        {"do_resize": False},
+        {"do_resize": False, "do_split_image": True, "crop_size": 2, "window_stride": 1},
+    ):
+        labels = processor_class(do_reduce_labels=True, **kwargs)(picture(2, 3), segmentation_map, return_tensors="pt")
+        expected = torch.tensor([[255, 0, 1], [149, 253, 255]])
+        if "do_split_image" in kwargs:
+            expected = torch.stack([expected[:, :2], expected[:, 1:]])
+        assert torch.equal(labels["labels"].squeeze(0), expected)
+    wide = Image.fromarray(np.array([[0, 255, 3000]], dtype=np.int32))
+    labels = processor_class(do_reduce_labels=True, do_resize=False)(picture(1, 3), wide, return_tensors="pt")[
+        "labels"
+    ]
+    assert labels.tolist() == [[[255, 255, 2999]]]
+    unreduced = processor_class(do_resize=False)(picture(2, 3), segmentation_map, return_tensors="pt")["labels"]
+    assert np.array_equal(unreduced[0], segmentation_map)
+
+
+def test_kinds_of_maps(processor_class):
+    labels = label_map(14, 19)
+    palette = Image.fromarray(labels, mode="P")
+    palette.putpalette(np.random.default_rng(0).integers(0, 256, 768, dtype=np.uint8).tobytes())
+    processor = processor_class(do_resize=False)
+    for segmentation_maps in (
+        Image.fromarray(labels),
+        palette,
+        Image.fromarray(labels.astype(np.uint16)),
+        Image.fromarray(labels.astype(np.int32)),
+        labels,
+        labels[None],
+        labels[..., None],
+        [labels],
+        labels.astype(np.float32),
+        torch.from_numpy(labels),
+        torch.from_numpy(labels).long()[None],
+    ):
+        inputs = processor(picture(14, 19), segmentation_maps, return_tensors="pt")
+        assert inputs["labels"].dtype == torch.int64
+        assert np.array_equal(inputs["labels"], labels[None])
+    binary = label_map(14, 19, 2)
+    inputs = processor(picture(14, 19), Image.fromarray(binary.astype(bool)), return_tensors="pt")
+    assert np.array_equal(inputs["labels"], binary[None])
+    wide = (labels.astype(np.int32) + 1) * 1000
+    inputs = processor(picture(14, 19), Image.fromarray(wide), return_tensors="pt")
+    assert np.array_equal(inputs["labels"], wide[None])
+
+    batch = np.stack([label_map(14, 19, seed=seed) for seed in range(3)])
+    for segmentation_maps in (batch, torch.from_numpy(batch), list(batch), batch[:, None], batch[..., None]):
+        inputs = processor([picture(14, 19)] * 3, segmentation_maps, return_tensors="pt")
+        assert np.array_equal(inputs["labels"], batch)
+
+
+@pytest.mark.parametrize(
+    ("segmentation_maps", "message"),
+    [
+        (picture(14, 19), r"shape \(14, 19\), got \(14, 19, 3\).*nearest label.*colours"),
+        (np.zeros((14, 19, 3)), r"got \(14, 19, 3\)"),
+        (label_map(19, 14), r"shape \(14, 19\), got \(19, 14\)"),
+        ([label_map(14, 19)] * 2, "Expected 1 segmentation maps, one for each image, got 2"),
+        (np.full((14, 19), 0.5), "whole numbers"),
+    ],
+)
+def test_refused_maps(processor_class, segmentation_maps, message):
+    with pytest.raises(ValueError, match=message):
+        processor_class()(picture(14, 19), segmentation_maps, return_tensors="pt")
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"do_split_image": True, "crop_size": 64, "window_stride": 65},
+            r"`window_stride` \(65\) leaves gaps.*at most 64",
+        ),
+        ({"do_split_image": True, "crop_size": (64, 32), "window_stride": 40}, "at most 32"),
+        ({"window_stride": 0}, "`window_stride` must be at least 1 pixel, got 0"),
+        ({"patch_size": 0}, "`patch_size` must be at least 1 pixel, got 0"),
+        ({"patch_size": -8}, "`patch_size`"),
+        ({"size": {"shortest_edge": 0}}, "`size`.*at least 1 pixel"),
+        ({"size": {"height": 10, "width": -1}}, "`size`"),
+        ({"size": {"longest_edge": 10}}, "`size` must have the keys"),
+        ({"size": {"max_height": 10, "max_width": 10}}, "`size` must have the keys"),
+        ({"crop_size": {"shortest_edge": 10}}, "`crop_size` must have the keys"),
+        ({"crop_size": 0}, "`crop_size`"),
+        ({"pad_size": {"height": 0, "width": 10}}, "`pad_size`"),
+        ({"do_center_crop": True}, "`do_center_crop` is not supported"),
+    ],
+)
+def test_refused_settings(processor_class, settings, message):
+    with pytest.raises(ValueError, match=message):
+        processor_class(**settings)
+    with pytest.raises(ValueError, match=message):
+        processor_class()(picture(8, 8), return_tensors="pt", **settings)
+
+
+def test_filters_that_need_antialias_say_so(processor_class):
+    with pytest.raises(ValueError, match=r"antialias=False.*got LANCZOS"):
+        processor_class(antialias=False, resample=Image.Resampling.LANCZOS)(picture(8, 8), return_tensors="pt")
+
+
+# Post-processing
+
+
+def random_outputs(processor, images, num_labels: int, dtype: torch.dtype = torch.float32) -> ModelOutput:
+    """Random logits for the windows of `images`, on the patch grid of a model."""
+    inputs = processor(images, return_tensors="pt")
+    grid = [math.ceil(side / processor.patch_size) for side in inputs["pixel_values"].shape[-2:]]
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(len(inputs["pixel_values"]), num_labels, *grid, generator=generator).to(dtype)
+    return ModelOutput(logits=logits, window_offsets=inputs["window_offsets"])
+
+
+def stitched_by_hand(outputs: ModelOutput, patch_size: int, target_sizes: list | None) -> list[torch.Tensor]:
+    """Scores of each image: all classes at once, pixel by pixel sums and counts in the size of the resized image."""
+    scores = []
+    offsets = outputs["window_offsets"].tolist()
+    for image_index in range(offsets[-1][0] + 1):
+        height, width = next(row[-2:] for row in offsets if row[0] == image_index)
+        sums, counts = torch.zeros(outputs["logits"].shape[1], height, width), torch.zeros(height, width)
+        for logits, (index, top, left, window_height, window_width, _, _) in zip(
+            outputs["logits"].float(), offsets, strict=True
+        ):
+            if index == image_index:
+                size = (logits.shape[-2] * patch_size, logits.shape[-1] * patch_size)
+                window = interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
+                sums[:, top : top + window_height, left : left + window_width] += window[
+                    :, :window_height, :window_width
+                ]
+                counts[top : top + window_height, left : left + window_width] += 1
+        size = (height, width) if target_sizes is None else tuple(target_sizes[image_index])
+        scores.append(interpolate((sums / counts)[None], size=size, mode="bilinear", align_corners=False)[0])
+    return scores
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {
+            "do_split_image": True,
+            "size": {"shortest_edge": 48, "longest_edge": 96},
+            "crop_size": 48,
+            "window_stride": 20,
+        },
+        {"do_split_image": True, "do_resize": False, "crop_size": 44, "window_stride": 44},
+        {"do_split_image": True, "do_resize": False, "crop_size": (33, 48), "window_stride": 30},
+        {"do_resize": False, "do_pad": True},
+        {"size": {"height": 50, "width": 37}},
+    ],
+    ids=["overlapping", "enlarged", "oblong", "padded", "whole"],
+)
+@pytest.mark.parametrize("target_type", [None, list, tuple, torch.tensor])
+def test_maps_are_the_argmax_of_stitched_logits(processor_class, settings, target_type, monkeypatch):
+    processor = processor_class(patch_size=8, **settings)
+    # Landscape, portrait, square, small, a single pixel.
+    images = [picture(60, 81), picture(97, 50), picture(64, 64), picture(13, 20), picture(1, 1)]
+    target_sizes = [(60, 81), (33, 150), (64, 64), (13, 20), (1, 1)]
+    outputs = random_outputs(processor, images, num_labels=11)
+    expected_scores = stitched_by_hand(outputs, 8, None if target_type is None else target_sizes)
+    target_sizes = None if target_type is None else target_type(target_sizes)
+
+    # All classes at once, a few at a time, and one by one. torch interpolates one, three or many channels by different
+    # code, which rounds differently.
+    for max_score_bytes, tolerance in ((shared.MAX_SCORE_BYTES, 0), (4 * 97 * 81 * 4, 1e-4), (1, 1e-4)):
+        monkeypatch.setattr(shared, "MAX_SCORE_BYTES", max_score_bytes)
+        maps = processor.post_process_semantic_segmentation(outputs, target_sizes)
+        results = processor.post_process_semantic_segmentation(outputs, target_sizes, return_segmentation_scores=True)
+        for segmentation, result, scores in zip(maps, results, expected_scores, strict=True):
+            assert segmentation.dtype == torch.int64
+            assert torch.equal(segmentation, result["segmentation"])
+            assert torch.equal(segmentation, result.segmentation_scores.argmax(dim=0))
+            torch.testing.assert_close(result.segmentation_scores, scores, atol=tolerance, rtol=0)
+
+
+def test_outputs_without_offsets_are_whole_images(processor_class):
+    logits = torch.randn(2, 6, 5, 7, generator=torch.Generator().manual_seed(0))
+    processor = processor_class()
+    for outputs in (SimpleNamespace(logits=logits), ModelOutput(logits=logits), {"logits": logits}):
+        maps = processor.post_process_semantic_segmentation(outputs)
+        assert torch.equal(torch.stack(maps), logits.argmax(dim=1))
+        scores = processor.post_process_semantic_segmentation(outputs, return_segmentation_scores=True)
+        assert torch.equal(torch.stack([result.segmentation_scores for result in scores]), logits)
+
+        maps = processor.post_process_semantic_segmentation(outputs, target_sizes=[[40, 30], [3, 4]])
+        for segmentation, rows, size in zip(maps, logits.split(1), [(40, 30), (3, 4)], strict=True):
+            expected = interpolate(rows, size=size, mode="bilinear", align_corners=False)[0].argmax(dim=0)
+            assert torch.equal(segmentation, expected)
+
+
+def test_map_lies_where_the_image_does(processor_class):
+    """Logits that are right about their windows make a map that is right about the image, however it was cut."""
+    # No stripe ends where a window does: there, the map is a compromise.
+    stripes = np.repeat(np.array([0, 1, 4, 2, 0, 3, 1], dtype=np.uint8), [16, 16, 24, 16, 8, 16, 16])
+    processor = processor_class(patch_size=8, do_resize=False, do_split_image=True, crop_size=48, window_stride=40)
+    for truth in (np.tile(stripes, (96, 1)), np.tile(stripes[:, None], (1, 80))):
+        height, width = truth.shape
+        inputs = processor(picture(height, width), truth, return_tensors="pt")
+        patches = inputs["labels"].unfold(1, 8, 8).unfold(2, 8, 8)[..., 4, 4]
+        logits = torch.nn.functional.one_hot(patches, 5).permute(0, 3, 1, 2)
+        outputs = {"logits": logits, "window_offsets": inputs["window_offsets"]}
+        assert np.array_equal(processor.post_process_semantic_segmentation(outputs)[0], truth)
+        larger = processor.post_process_semantic_segmentation(outputs, target_sizes=[(2 * height, 2 * width)])[0]
+        assert np.array_equal(larger, truth.repeat(2, axis=0).repeat(2, axis=1))
+
+
+def test_one_label_is_where_its_sigmoid_exceeds_one_half(processor_class):
+    processor = processor_class(patch_size=8, do_split_image=True, do_resize=False, crop_size=32, window_stride=20)
+    outputs = random_outputs(processor, [picture(40, 50)], num_labels=1)
+    (scores,) = stitched_by_hand(outputs, 8, [(20, 30)])
+    (result,) = processor.post_process_semantic_segmentation(outputs, [(20, 30)], return_segmentation_scores=True)
+    assert torch.equal(result.segmentation_scores, scores)
+    assert torch.equal(result.segmentation, (scores[0].sigmoid() > 0.5).long())
+    assert set(result.segmentation.unique().tolist()) == {0, 1}
+    assert not processor.post_process_semantic_segmentation({"logits": torch.zeros(1, 1, 2, 2)})[0].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_upsampled_in_float32(processor_class, dtype):
+    processor = processor_class(patch_size=8, do_split_image=True, do_resize=False, crop_size=32, window_stride=20)
+    outputs = random_outputs(processor, [picture(40, 50)], num_labels=5, dtype=dtype)
+    (scores,) = stitched_by_hand(outputs, 8, [(80, 100)])
+    (result,) = processor.post_process_semantic_segmentation(outputs, [(80, 100)], return_segmentation_scores=True)
+    assert result.segmentation_scores.dtype == torch.float32
+    assert torch.equal(result.segmentation_scores, scores)
+
+
+def test_rows_of_a_batch_may_come_in_any_order(processor_class):
+    processor = processor_class(patch_size=8, do_split_image=True, do_resize=False, crop_size=32, window_stride=20)
+    outputs = random_outputs(processor, [picture(40, 50), picture(60, 32)], num_labels=5)
+    expected = processor.post_process_semantic_segmentation(outputs)
+    backwards = {name: value.flip(0) for name, value in outputs.items()}
+    for segmentation, expected_segmentation in zip(
+        processor.post_process_semantic_segmentation(backwards), expected, strict=True
+    ):
+        # Sums depend on their order, by a rounding error.
+        assert (segmentation == expected_segmentation).float().mean() > 0.999
+
+
+def test_rows_that_do_not_make_an_image_are_refused(processor_class):
+    processor = processor_class(patch_size=8, do_split_image=True, do_resize=False, crop_size=32, window_stride=32)
+    outputs = random_outputs(processor, [picture(32, 64)], num_labels=5)
+    post_process = processor.post_process_semantic_segmentation
+
+    def rows(*indices, offsets=None):
+        offsets = outputs["window_offsets"] if offsets is None else torch.tensor(offsets)
+        return {"logits": outputs["logits"][list(indices)], "window_offsets": offsets[list(indices)]}
+
+    # As a pipeline with a batch size tears windows apart; or calls put together under one image index.
+    with pytest.raises(ValueError, match=r"1 window\(s\) do not cover the 32 x 64 pixels of image 0.*batch_size=1"):
+        post_process(rows(0), [(32, 64)])
+    with pytest.raises(ValueError, match="the same window twice"):
+        post_process(rows(0, 1, 1))
+    with pytest.raises(ValueError, match="different sizes"):
+        post_process(rows(0, 1, offsets=[[0, 0, 0, 32, 32, 32, 32], [0, 0, 0, 32, 32, 32, 64]]))
+    with pytest.raises(ValueError, match="beyond its borders"):
+        post_process(rows(0, 1, offsets=[[0, 0, 0, 32, 32, 32, 40], [0, 0, 32, 32, 32, 32, 40]]))
+    with pytest.raises(ValueError, match=r"must have shape \(2, 7\).*got \(1, 7\)"):
+        post_process({"logits": outputs["logits"], "window_offsets": outputs["window_offsets"][:1]})
+    for target_sizes in ([(32, 64)] * 2, [], torch.tensor([[32, 64], [1, 1]]), (32, 64), [(32, 64, 3)], [(0, 64)]):
+        with pytest.raises(ValueError, match=r"for each of 1 image\(s\), got"):
+            post_process(outputs, target_sizes)
+
+
+@pytest.mark.parametrize("patch_size", [4, 16])
+def test_patch_size_of_another_model_is_refused(processor_class, patch_size):
+    outputs = random_outputs(processor_class(patch_size=8, size={"height": 32, "width": 48}), picture(32, 48), 5)
+    with pytest.raises(ValueError, match=rf"patches of {patch_size} pixels.*got 4 x 6.*`patch_size` of the model"):
+        processor_class(patch_size=patch_size).post_process_semantic_segmentation(outputs)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Records the bytes of the largest tensor that an operation returns."""
+
+    num_bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        results = func(*args, **(kwargs or {}))
+        for result in results if isinstance(results, (list, tuple)) else [results]:
+            if isinstance(result, torch.Tensor):
+                self.num_bytes = max(self.num_bytes, result.untyped_storage().nbytes())
+        return results
+
+
+def test_memory_does_not_grow_with_the_number_of_classes():
+    processor = SegmenterImageProcessorPil(do_split_image=True, do_resize=False)
+    offsets = processor(np.zeros((1024, 2048), dtype=np.uint8), return_tensors="pt")["window_offsets"]
+    outputs = {"logits": torch.randn(8, 150, 32, 32), "window_offsets": offsets}
+    with LargestTensor() as largest:
+        (segmentation,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[(1024, 2048)])
+    assert segmentation.shape == (1024, 2048)
+    all_scores = 150 * 1024 * 2048 * 4
+    assert largest.num_bytes <= shared.MAX_SCORE_BYTES < all_scores / 15
+    # The recorder sees such a tensor where there is one.
+    with LargestTensor() as largest:
+        torch.empty(150, 1024, 2048)
+    assert largest.num_bytes == all_scores
+
+
+# Saving and loading
+
+SETTINGS = [
+    {},
+    {"size": {"height": 100, "width": 120}, "antialias": False, "image_mean": (0.485, 0.456, 0.406)},
+    {"size": [100, 120], "image_std": [0.1, 0.2, 0.3], "resample": Image.Resampling.BICUBIC, "patch_size": 8},
+    {"size": 96, "crop_size": (64, 80), "window_stride": 48, "do_split_image": True, "do_reduce_labels": True},
+    {"size": {"shortest_edge": 64}, "do_pad": True, "pad_size": (90, 90), "rescale_factor": 1 / 127.5},
+    {"do_resize": None, "do_normalize": False, "do_rescale": False, "do_convert_rgb": False},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("load_class", BACKENDS.values())
+def test_settings_survive_saving(processor_class, load_class, settings, tmp_path):
+    saved = processor_class(**settings)
+    saved.save_pretrained(tmp_path / "first")
+    loaded = load_class.from_pretrained(tmp_path / "first")
+    loaded.save_pretrained(tmp_path / "second")
+    assert saved.to_dict() == loaded.to_dict() == processor_class.from_pretrained(tmp_path / "second").to_dict()
+    for name in shared.SegmenterImageProcessorKwargs.__annotations__:
+        assert getattr(saved, name, None) == getattr(loaded, name, None), name
+    first, second = ((tmp_path / name / "preprocessor_config.json").read_text() for name in ("first", "second"))
+    assert first == second
+    for name, value in settings.items():
+        if name not in ("size", "crop_size", "pad_size"):
+            stored = json.loads(first)[name]
+            assert stored == (list(value) if isinstance(value, tuple) else value)
+
+
+AUTO_MAP = {
+    "AutoImageProcessor": {
+        "torchvision": "image_processing_segmenter.SegmenterImageProcessor",
+        "pil": "image_processing_pil_segmenter.SegmenterImageProcessorPil",
+    }
+}
+
+
+def test_saving_brings_the_code_of_both_backends(processor_class, tmp_path):
+    processor_class().save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert stored["auto_map"] == AUTO_MAP
+    assert stored["image_processor_type"] == "SegmenterImageProcessor"
+    for module in (shared, torchvision_backend):
+        name = module.__name__.rpartition(".")[-1] + ".py"
+        assert (tmp_path / name).read_text() == (REPOSITORY / "segmenter_hf" / name).read_text()
+    assert SegmenterImageProcessor().to_dict() == SegmenterImageProcessorPil().to_dict()
+
+
+def test_subclasses_point_to_themselves(processor_class):
+    subclass = type("MyImageProcessor", (processor_class,), {"__module__": "my_module"})
+    assert subclass().to_dict().get("auto_map") != AUTO_MAP
+
+
+def test_auto_class_finds_the_backends(tmp_path):
+    SegmenterImageProcessor(window_stride=100).save_pretrained(tmp_path)
+    for backend, processor_class in BACKENDS.items():
+        processor = AutoImageProcessor.from_pretrained(tmp_path, backend=backend)
+        assert type(processor) is processor_class
+        assert processor.window_stride == 100
+
+
+@pytest.mark.parametrize("module", [shared, torchvision_backend])
+def test_files_import_only_what_a_model_repository_may(module):
+    """The scanner of transformers, which decides what is copied along and what must be installed."""
+    twin = {"image_processing_segmenter", "image_processing_pil_segmenter"} - {module.__name__.rpartition(".")[-1]}
+    assert set(get_relative_imports(module.__file__)) == twin
+    assert set(get_imports(module.__file__)) <= {
+        "collections",
+        "math",
+        "numpy",
+        "PIL",
+        "torch",
+        "transformers",
+        "typing",
+    }
+
+
+WITHOUT_TORCHVISION = """
+import sys
+sys.modules["torchvision"] = None  # makes `import torchvision` fail
+import numpy as np
+from transformers import AutoImageProcessor
+if getattr(AutoImageProcessor, "is_dummy", False):
+    sys.exit(print("AutoImageProcessor is missing"))
+import segmenter_hf
+from segmenter_hf.image_processing_segmenter import SegmenterImageProcessor
+
+for antialias in (True, False):
+    processor = segmenter_hf.SegmenterImageProcessorPil(antialias=antialias, do_split_image=True)
+    inputs = processor(np.zeros((60, 80, 3), np.uint8), np.zeros((60, 80), np.uint8), return_tensors="pt")
+    assert inputs["pixel_values"].shape == (2, 3, 512, 512), inputs["pixel_values"].shape
+processor.save_pretrained("saved")
+assert type(AutoImageProcessor.from_pretrained("saved")) is segmenter_hf.SegmenterImageProcessorPil
+try:
+    SegmenterImageProcessor()
+except ImportError as error:
+    assert "orchvision" in str(error), error
+else:
+    raise AssertionError("made a torchvision processor without torchvision")
+"""
+
+BY_TRUST_REMOTE_CODE = """
+import json
+import sys
+from pathlib import Path
+if sys.argv[1] == "without torchvision":
+    sys.modules["torchvision"] = None
+import numpy as np
+from transformers import AutoImageProcessor
+
+folder, image = sys.argv[2], np.arange(60 * 80 * 3, dtype=np.uint8).reshape(60, 80, 3)
+sums = set()
+for backend in ["pil"] if sys.argv[1] == "without torchvision" else [None, "torchvision", "pil", "torchvision"]:
+    processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True, backend=backend)
+    assert processor.backend == (backend or "torchvision")
+    assert type(processor).__module__.startswith("transformers_modules"), type(processor)
+    sums.add(float(processor(image, return_tensors="pt")["pixel_values"].sum()))
+    # What is loaded, saved and loaded again keeps both backends.
+    folder = f"{sys.argv[3]}_{backend}"
+    processor.save_pretrained(folder)
+    stored = [json.loads((Path(name) / "preprocessor_config.json").read_text()) for name in (sys.argv[2], folder)]
+    assert stored[0] == stored[1], stored
+assert len(sums) == 1, sums
+assert "segmenter_hf" not in sys.modules
+"""
+
+
+@pytest.mark.slow
+def test_works_and_saves_everything_without_torchvision(tmp_path):
+    if "AutoImageProcessor is missing" in run_python(WITHOUT_TORCHVISION, cwd=tmp_path).stdout:
+        pytest.skip("the AutoImageProcessor of early transformers 5 needs torchvision itself")
+    for name in ("image_processing_segmenter.py", "image_processing_pil_segmenter.py"):
+        assert (tmp_path / "saved" / name).read_text() == (REPOSITORY / "segmenter_hf" / name).read_text()
+    run_python(BY_TRUST_REMOTE_CODE, "with torchvision", "saved", "again", cwd=tmp_path, with_package=False)
+    run_python(BY_TRUST_REMOTE_CODE, "without torchvision", "again_pil", "final", cwd=tmp_path, with_package=False)
