@@ -2,11 +2,11 @@
 """
 Score a model on a dataset by the sliding-window protocol at the label maps' own size.
 
-    python scripts/evaluate_semantic_segmentation.py --model MODEL --dataset_name DATASET_FOLDER --output_file results.json
+    python scripts/evaluate_semantic_segmentation.py --model MODEL --dataset_name DATASET_FOLDER
 
 COST: about half a second an image on two CPU cores with the checkpoint that ships with the package. RESULT: mean IoU,
-mean and overall accuracy and each class's IoU, as fractions, with the protocol and the versions they were measured with.
-Classes that do not occur are null.
+mean and overall accuracy and each class's IoU, as fractions, with the protocol and the versions they were measured
+with, as JSON. Classes that do not occur are null.
 """
 
 import argparse
@@ -27,10 +27,14 @@ from segmenter_hf.evaluation.protocol import evaluate_sliding_window
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=segmenter_hf.default_checkpoint(), help="folder or Hub id (default: shipped)")
+    parser.add_argument(
+        "--model", default=segmenter_hf.default_checkpoint(), help="folder or Hub id (default: shipped)"
+    )
     parser.add_argument("--dataset_name", required=True, help="folder or Hub id that datasets.load_dataset reads")
     parser.add_argument("--split", default="validation", help="split to score on (default: validation)")
-    parser.add_argument("--window_batch_size", type=int, default=8, help="windows of an image fed at once (default: 8)")
+    parser.add_argument(
+        "--window_batch_size", type=int, default=8, help="windows of an image fed at once (default: 8)"
+    )
     parser.add_argument("--output_file", type=Path, help="JSON file to write (default: only print)")
     args = parser.parse_args()
 
@@ -59,9 +63,7 @@ def main() -> int:
         "window_stride": image_processor.window_stride,
         "antialias": image_processor.antialias,
     }
-    results["versions"] = {
-        module.__name__: module.__version__ for module in (segmenter_hf, torch, transformers)
-    }
+    results["versions"] = {module.__name__: module.__version__ for module in (segmenter_hf, torch, transformers)}
     text = json.dumps(results, indent=2)
     print(text)
     if args.output_file is not None:

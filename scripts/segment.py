@@ -24,8 +24,12 @@ from segmenter_hf.visualization import draw_overlay
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", nargs="+", type=Path, help="image files")
-    parser.add_argument("--model", default=default_checkpoint(), help="folder or Hub id of a Segmenter (default: shipped)")
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs"), help="where overlays go (default: outputs)")
+    parser.add_argument(
+        "--model", default=default_checkpoint(), help="folder or Hub id of a Segmenter (default: shipped)"
+    )
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path("outputs"), help="where overlays go (default: outputs)"
+    )
     args = parser.parse_args()
 
     images = []
@@ -40,7 +44,7 @@ def main() -> int:
     segmenter = pipeline("image-segmentation", model=args.model)
     label2id = segmenter.model.config.label2id
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    for path, image in zip(args.images, images):
+    for path, image in zip(args.images, images, strict=True):
         segmentation = np.zeros((image.height, image.width), dtype=np.int64)
         segments = segmenter(image)
         for segment in segments:

@@ -32,7 +32,7 @@ SegmenterImageProcessorPil.register_for_auto_class()
 def default_checkpoint() -> str:
     """
     Folder of the checkpoint that ships with the package: a small Segmenter trained on CamVid, for `from_pretrained`
-    and `pipeline`. Its README.md says how it was trained and what it scores, its NOTICE under which terms it may be used.
+    and `pipeline`. Its README.md says how it was trained and what it scores, its NOTICE on which terms it may be used.
     """
     return str(Path(__file__).parent / "checkpoints" / "camvid")
 

@@ -19,8 +19,8 @@ MODEL_AUTO_MAP = {
 class SegmenterConfig(PreTrainedConfig):
     r"""
     Configuration of [`SegmenterModel`] and [`SegmenterForSemanticSegmentation`]: the plain Vision Transformer encoder
-    and the decoder of "Segmenter: Transformer for Semantic Segmentation" (Strudel et al., ICCV 2021, arXiv 2105.05633).
-    The defaults are Seg-B-Mask/16 of the original implementation.
+    and the decoder of "Segmenter: Transformer for Semantic Segmentation" (Strudel et al., ICCV 2021, arXiv
+    2105.05633). The defaults are Seg-B-Mask/16 of the original implementation.
 
     Args:
         hidden_size (`int`, *optional*, defaults to 768): Width of the encoder.
@@ -30,7 +30,8 @@ class SegmenterConfig(PreTrainedConfig):
         hidden_act (`str`, *optional*, defaults to `"gelu"`): Activation of the MLPs of encoder and decoder.
         hidden_dropout_prob (`float`, *optional*, defaults to 0.0): Dropout after the encoder's embeddings, attention
             projections and MLP layers.
-        attention_probs_dropout_prob (`float`, *optional*, defaults to 0.0): Dropout on the encoder's attention weights.
+        attention_probs_dropout_prob (`float`, *optional*, defaults to 0.0): Dropout on the encoder's attention
+            weights.
         drop_path_rate (`float`, *optional*, defaults to 0.1): Stochastic depth of the last encoder layer; it grows
             linearly from 0 at the first.
         initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of the truncated normal that
@@ -42,8 +43,8 @@ class SegmenterConfig(PreTrainedConfig):
         patch_size (`int`, *optional*, defaults to 16): Side of a patch in pixels.
         num_channels (`int`, *optional*, defaults to 3): Number of input channels.
         qkv_bias (`bool`, *optional*, defaults to `True`): Whether queries, keys and values have a bias.
-        use_distillation_token (`bool`, *optional*, defaults to `False`): Whether a distillation token follows the class
-            token, as in distilled DeiT encoders.
+        use_distillation_token (`bool`, *optional*, defaults to `False`): Whether a distillation token follows the
+            class token, as in distilled DeiT encoders.
         position_embedding_interpolation (`str`, *optional*, defaults to `"bilinear"`): How position embeddings are
             resized to another grid: `"bilinear"` (original implementation) or `"bicubic"` (MMSegmentation).
         decoder_type (`str`, *optional*, defaults to `"mask_transformer"`): `"mask_transformer"` or `"linear"`.
@@ -52,7 +53,8 @@ class SegmenterConfig(PreTrainedConfig):
         decoder_num_attention_heads (`int`, *optional*): Defaults to one head per 64 channels, at least one.
         decoder_intermediate_size (`int`, *optional*): Width of the mask transformer's MLPs. Defaults to four times
             `decoder_hidden_size`.
-        decoder_dropout_prob (`float`, *optional*, defaults to 0.1): Dropout everywhere in the mask transformer's layers.
+        decoder_dropout_prob (`float`, *optional*, defaults to 0.1): Dropout everywhere in the mask transformer's
+            layers.
         decoder_drop_path_rate (`float`, *optional*, defaults to 0.0): Stochastic depth of the last mask transformer
             layer; it grows linearly from 0 at the first.
         decoder_layer_norm_eps (`float`, *optional*, defaults to 1e-5): Epsilon of the mask transformer's LayerNorms.
@@ -191,12 +193,15 @@ class SegmenterConfig(PreTrainedConfig):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if self.decoder_num_hidden_layers < 0:
-            raise ValueError(f"`decoder_num_hidden_layers` must not be negative, got {self.decoder_num_hidden_layers}.")
+            raise ValueError(
+                f"`decoder_num_hidden_layers` must not be negative, got {self.decoder_num_hidden_layers}."
+            )
         if not isinstance(self.image_size, int) and len(self.image_size) != 2:
             raise ValueError(f"`image_size` must be an int or (height, width), got {self.image_size}.")
         if min(self.patch_grid) < 1:
             raise ValueError(
-                f"`image_size` ({self.image_size}) must be at least `patch_size` ({self.patch_size}) in both directions."
+                f"`image_size` ({self.image_size}) must be at least `patch_size` ({self.patch_size}) in both "
+                "directions."
             )
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
@@ -224,8 +229,8 @@ class SegmenterConfig(PreTrainedConfig):
                 f"`decoder_hidden_size` ({self.decoder_hidden_size}) must be a multiple of "
                 f"`decoder_num_attention_heads` ({self.decoder_num_attention_heads})."
             )
-        # One name without `num_labels=1` is what the library's own tests of configurations pass, and an encoder does not
-        # mind: the segmentation model refuses it.
+        # One name without `num_labels=1` is what the library's own tests of configurations pass, and an encoder does
+        # not mind: the segmentation model refuses it.
         if self.is_binary or len(self.id2label) != 1:
             self.check_labels()
 
@@ -233,8 +238,8 @@ class SegmenterConfig(PreTrainedConfig):
         """Refuses labels that [`SegmenterForSemanticSegmentation`] cannot have."""
         if self.num_labels == 1 and self.decoder_type == "mask_transformer":
             raise ValueError(
-                '`num_labels=1` does not work with `decoder_type="mask_transformer"`, whose LayerNorm over one class has '
-                'no gradient. Use `num_labels=2` (background and object) or `decoder_type="linear"`.'
+                '`num_labels=1` does not work with `decoder_type="mask_transformer"`, whose LayerNorm over one class '
+                'has no gradient. Use `num_labels=2` (background and object) or `decoder_type="linear"`.'
             )
         if self.num_labels < 1 or sorted(self.id2label) != list(range(max(2, self.num_labels))):
             raise ValueError(

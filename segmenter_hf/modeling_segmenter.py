@@ -32,12 +32,13 @@ class SegmenterSemanticSegmenterOutput(ModelOutput):
     Args:
         loss (`torch.FloatTensor` of shape `()`, *optional*, returned when `labels` is given):
             Cross entropy (binary cross entropy with one label), averaged over the pixels that are not ignored.
-        logits (`torch.FloatTensor` of shape `(batch_size, num_labels, ceil(height / patch_size), ceil(width / patch_size))`):
-            Scores of each label on the patch grid of the padded input, before softmax.
+        logits (`torch.FloatTensor` of shape `(batch_size, num_labels, grid_height, grid_width)`):
+            Scores of each label on the patch grid of the padded input, before softmax. A side of the grid is that of
+            the input divided by `patch_size`, rounded up.
         hidden_states (`tuple(torch.FloatTensor)`, *optional*, returned when `output_hidden_states=True`):
             Input of the first encoder layer and output of each, before the final LayerNorm, each of shape
             `(batch_size, num_prefix_tokens + num_patches, hidden_size)`.
-        attentions (`tuple(torch.FloatTensor)`, *optional*, returned when `output_attentions=True`, eager attention only):
+        attentions (`tuple(torch.FloatTensor)`, *optional*, returned when `output_attentions=True`, eager only):
             Attention probabilities of each encoder layer, of shape `(batch_size, num_heads, sequence, sequence)`. The
             prefix tokens (class, then distillation) come first.
         decoder_hidden_states (`tuple(torch.FloatTensor)`, *optional*, returned when `output_hidden_states=True`):
@@ -109,12 +110,14 @@ class SegmenterEmbeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def interpolate_position_embeddings(self, height: int, width: int) -> torch.Tensor:
-        """Position embeddings for a grid of `height` x `width` patches, `(1, num_prefix_tokens + height * width, hidden_size)`."""
+        """`(1, num_prefix_tokens + height * width, hidden_size)` for a grid of `height` x `width` patches."""
         prefix = self.position_embeddings[:, : self.num_prefix_tokens]
         patches = self.position_embeddings[:, self.num_prefix_tokens :]
         patches = patches.unflatten(1, self.patch_grid).permute(0, 3, 1, 2)
         # Resizing to the same grid is the identity, and without a branch on it a program exports with any grid.
-        patches = nn.functional.interpolate(patches, size=(height, width), mode=self.interpolation, align_corners=False)
+        patches = nn.functional.interpolate(
+            patches, size=(height, width), mode=self.interpolation, align_corners=False
+        )
         return torch.cat((prefix, patches.flatten(2).transpose(1, 2)), dim=1)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -149,7 +152,9 @@ def eager_attention_forward(
 
 
 class SegmenterAttention(nn.Module):
-    def __init__(self, config: SegmenterConfig, hidden_size: int, num_heads: int, hidden_dropout: float, dropout: float):
+    def __init__(
+        self, config: SegmenterConfig, hidden_size: int, num_heads: int, hidden_dropout: float, dropout: float
+    ):
         super().__init__()
         self.config = config
         self.head_dim = hidden_size // num_heads
@@ -488,8 +493,8 @@ class SegmenterForSemanticSegmentation(SegmenterPreTrainedModel):
         """
         if labels.shape != (logits.shape[0], height, width):
             raise ValueError(
-                f"`labels` must have shape {(logits.shape[0], height, width)}, that of `pixel_values` without channels, "
-                f"got {tuple(labels.shape)}."
+                f"`labels` must have shape {(logits.shape[0], height, width)}, that of `pixel_values` without "
+                f"channels, got {tuple(labels.shape)}."
             )
         ignore_index = self.config.semantic_loss_ignore_index
         padded_size = (logits.shape[-2] * self.config.patch_size, logits.shape[-1] * self.config.patch_size)

@@ -23,7 +23,10 @@ def distinct_colours(number: int) -> list[tuple[int, int, int]]:
     """Colours whose hues are a golden angle apart, so that neighbours in the list differ clearly, at any length."""
     golden = (math.sqrt(5) - 1) / 2
     return [
-        tuple(round(255 * channel) for channel in colorsys.hsv_to_rgb(index * golden % 1, 0.65 + 0.35 * (index % 2), 0.95))
+        tuple(
+            round(255 * channel)
+            for channel in colorsys.hsv_to_rgb(index * golden % 1, 0.65 + 0.35 * (index % 2), 0.95)
+        )
         for index in range(number)
     ]
 
@@ -45,7 +48,8 @@ def draw_overlay(
     """
     if segmentation.shape != (image.height, image.width):
         raise ValueError(
-            f"`segmentation` must have the image's (height, width) {(image.height, image.width)}, got {segmentation.shape}."
+            f"`segmentation` must have the image's (height, width) {(image.height, image.width)}, got "
+            f"{segmentation.shape}."
         )
     palette = np.array(palette_for(id2label), dtype=np.uint8)
     coloured = Image.fromarray(palette[segmentation])
@@ -61,6 +65,8 @@ def draw_overlay(
     draw = ImageDraw.Draw(canvas)
     for position, index in enumerate(entries):
         top, left = position * row, image.width + 0.3 * row
-        draw.rectangle((left, top + 0.2 * row, left + 0.6 * row, top + 0.8 * row), fill=tuple(palette[index]), outline="black")
+        draw.rectangle(
+            (left, top + 0.2 * row, left + 0.6 * row, top + 0.8 * row), fill=tuple(palette[index]), outline="black"
+        )
         draw.text((left + 0.9 * row, top + 0.5 * row), id2label[index], fill="black", font=font, anchor="lm")
     return canvas

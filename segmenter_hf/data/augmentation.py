@@ -36,7 +36,7 @@ class SegmentationAugmentation:
         self.scale_range = scale_range
         self.ignore_index = ignore_index
         self.flip = v2.RandomHorizontalFlip()
-        # Strengths of the original implementation's photometric distortion, as factors: brightness 32 of 255, hue 18 of 180.
+        # Strengths of the original implementation's photometric distortion: brightness 32 of 255, hue 18 of 180.
         self.distort = v2.RandomPhotometricDistort(
             brightness=(1 - 32 / 255, 1 + 32 / 255), contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=(-0.1, 0.1), p=0.5
         )

@@ -1,4 +1,4 @@
-"""Label names and palettes of the data sets that released Segmenter checkpoints, and the shipped one, were trained on."""
+"""Label names and palettes of the data sets that released checkpoints, and the shipped one, were trained on."""
 
 import json
 from dataclasses import dataclass

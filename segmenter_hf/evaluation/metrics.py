@@ -5,8 +5,8 @@ import torch
 
 class MeanIoU:
     """
-    Counts a confusion matrix over label maps of any and varying size, and divides once, at the end: constant memory, and
-    the order and size of the batches change nothing.
+    Counts a confusion matrix over label maps of any and varying size, and divides once, at the end: constant memory,
+    and the order and size of the batches change nothing.
 
     Args:
         num_labels (`int`): Number of classes.
@@ -30,8 +30,10 @@ class MeanIoU:
             ValueError: if a pair's shapes differ or a label is outside `[0, num_labels)`.
         """
         if len(predictions) != len(references):
-            raise ValueError(f"Expected as many predictions as references, got {len(predictions)} and {len(references)}.")
-        for prediction, reference in zip(predictions, references):
+            raise ValueError(
+                f"Expected as many predictions as references, got {len(predictions)} and {len(references)}."
+            )
+        for prediction, reference in zip(predictions, references, strict=True):
             prediction = torch.as_tensor(prediction).cpu().long()
             reference = torch.as_tensor(reference).cpu().long()
             if prediction.shape != reference.shape:
@@ -52,9 +54,9 @@ class MeanIoU:
 
     def compute(self) -> dict:
         """
-        `mean_iou`, `mean_accuracy` (means over the classes, NaN classes skipped), `overall_accuracy` (share of pixels),
+        `mean_iou`, `mean_accuracy` (means over the classes, NaN classes skipped), `overall_accuracy` (of pixels),
         `per_category_iou` and `per_category_accuracy`, all fractions. A class that neither occurs nor is predicted has
-        IoU NaN, one that does not occur accuracy NaN. Keys as `evaluate`'s `mean_iou`.
+        IoU NaN, one that does not occur accuracy NaN. The keys are those of `evaluate`'s `mean_iou`.
         """
         matrix = self.confusion_matrix.double()
         correct, true, predicted = matrix.diag(), matrix.sum(1), matrix.sum(0)

@@ -24,8 +24,8 @@ def evaluate_sliding_window(
     show_progress: bool = False,
 ) -> dict:
     """
-    Scores a model as the paper does: each image in windows (as `image_processor` cuts them), logits of overlapping windows
-    averaged and resized to the image's own label map, one confusion matrix over all images.
+    Scores a model as the paper does: each image in windows (as `image_processor` cuts them), logits of overlapping
+    windows averaged and resized to the image's own label map, one confusion matrix over all images.
 
     Args:
         model ([`SegmenterForSemanticSegmentation`]): Evaluated where it is, in evaluation mode.

@@ -24,7 +24,8 @@ class ModelArguments:
     """Which model is trained: a saved one, or a new one of the given sizes."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Checkpoint to start from; its sizes then apply. Default: random initialisation."}
+        default=None,
+        metadata={"help": "Checkpoint to start from; its sizes then apply. Default: random initialisation."},
     )
     hidden_size: int = field(default=192, metadata={"help": "Width of encoder and decoder."})
     num_hidden_layers: int = field(default=12, metadata={"help": "Number of encoder layers."})
@@ -55,7 +56,7 @@ class DataArguments:
 
 
 def make_image_processor(data_args: DataArguments, patch_size: int) -> SegmenterImageProcessor:
-    """The protocol that fits the training crops: the same short side, windows as large as the crops, half a window apart."""
+    """The protocol that fits the training crops: the same short side, and windows of their size, half of it apart."""
     return SegmenterImageProcessor(
         do_split_image=True,
         size={"shortest_edge": data_args.short_side, "longest_edge": 4 * data_args.short_side},
@@ -81,7 +82,9 @@ def balanced_class_weights(counts: torch.Tensor, power: float) -> torch.Tensor:
     return weights / (weights * frequencies).sum()
 
 
-def train(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> SegmentationTrainer:
+def train(
+    model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments
+) -> SegmentationTrainer:
     """Trains, evaluates and saves model and image processor to `training_args.output_dir`."""
     set_seed(training_args.seed)
     splits, id2label = load_segmentation_dataset(
@@ -118,7 +121,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     )
 
     def transform(batch):
-        pairs = zip(batch[data_args.image_column_name], batch[data_args.annotation_column_name])
+        pairs = zip(batch[data_args.image_column_name], batch[data_args.annotation_column_name], strict=True)
         examples = [augment(image, annotation) for image, annotation in pairs]
         return {name: [example[name] for example in examples] for name in examples[0]}
 

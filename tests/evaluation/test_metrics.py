@@ -14,7 +14,7 @@ def test_hand_computed_example():
     prediction = torch.tensor([[0, 1, 1, 1], [0, 3, 2, 2]])
     metric.add_batch(predictions=[prediction], references=[reference])
     results = metric.compute()
-    # Label 0: 2 of 3 found, none wrong; 1: 2 found, 1 missed, 1 wrong; 2: 1 found, 1 wrong; 3 only where it is ignored.
+    # Label 0: 2 of 3 found; 1: 2 found, 1 missed, 1 wrong; 2: 1 found, 1 wrong; 3 only where it is ignored.
     assert results["per_category_iou"][:3] == pytest.approx([2 / 3, 2 / 4, 1 / 2])
     assert results["per_category_accuracy"][:3] == pytest.approx([2 / 3, 2 / 3, 1])
     assert math.isnan(results["per_category_iou"][3])

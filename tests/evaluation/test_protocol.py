@@ -51,7 +51,8 @@ def test_equals_one_image_at_a_time(model, image_processor, examples):
         outputs = model(**image_processor(example["image"], return_tensors="pt"))
         labels = np.array(example["annotation"])
         metric.add_batch(
-            predictions=image_processor.post_process_semantic_segmentation(outputs, [labels.shape]), references=[labels]
+            predictions=image_processor.post_process_semantic_segmentation(outputs, [labels.shape]),
+            references=[labels],
         )
     expected = metric.compute()
     assert results["num_images"] == 3
@@ -64,7 +65,7 @@ def test_equals_one_image_at_a_time(model, image_processor, examples):
 def test_loss_is_the_mean_over_the_pixels_of_all_windows(model, image_processor, examples):
     results = evaluate_sliding_window(model, image_processor, examples, window_batch_size=1)
     model.eval()
-    images, maps = zip(*(example.values() for example in examples))
+    images, maps = zip(*(example.values() for example in examples), strict=True)
     together = model(**image_processor(list(images), segmentation_maps=list(maps), return_tensors="pt"))
     assert results["loss"] == pytest.approx(together.loss.item(), rel=1e-5)
 

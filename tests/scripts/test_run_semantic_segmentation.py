@@ -32,7 +32,9 @@ def test_trains_evaluates_and_saves_a_model_that_loads(tmp_path):
     metrics = json.loads((first / "all_results.json").read_text())
     assert 0 <= metrics["eval_mean_iou"] <= 1
     assert {"eval_iou/sky", "eval_iou/road", "eval_iou/car"} <= metrics.keys()
-    losses = [entry for entry in json.loads((first / "trainer_state.json").read_text())["log_history"] if "loss" in entry]
+    losses = [
+        entry for entry in json.loads((first / "trainer_state.json").read_text())["log_history"] if "loss" in entry
+    ]
     assert len(losses) == 3
 
     model = AutoModelForSemanticSegmentation.from_pretrained(first)
