@@ -1,3 +1,4 @@
+# Copyright 2026 the segmenter_hf authors. Licensed under the Apache License, Version 2.0.
 """Segmenter model configuration."""
 
 from huggingface_hub.dataclasses import strict

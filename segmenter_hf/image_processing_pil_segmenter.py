@@ -1,3 +1,4 @@
+# Copyright 2026 the segmenter_hf authors. Licensed under the Apache License, Version 2.0.
 """Image processor of Segmenter, PIL backend, and all that both backends share."""
 
 import math

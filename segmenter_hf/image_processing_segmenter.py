@@ -1,3 +1,4 @@
+# Copyright 2026 the segmenter_hf authors. Licensed under the Apache License, Version 2.0.
 """Image processor of Segmenter, torchvision backend."""
 
 import torch

@@ -1,3 +1,4 @@
+# Copyright 2026 the segmenter_hf authors. Licensed under the Apache License, Version 2.0.
 """PyTorch Segmenter model."""
 
 from collections.abc import Callable

@@ -1,0 +1,73 @@
+"""Installs `segmenter_hf`. Lower bounds of what it computes with are the oldest releases that were tested."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+
+ROOT = Path(__file__).resolve().parent
+
+# Read, not imported: importing the package takes torch and transformers, which are not there yet.
+source = (ROOT / "segmenter_hf" / "__init__.py").read_text(encoding="utf-8")
+version = re.search(r'^__version__ = "(.+)"$', source, flags=re.MULTILINE)[1]
+
+extras = {
+    # Training with `Trainer`, which before 5.6.0 halves gradients when it accumulates two batches.
+    "train": ["accelerate>=1.8.0", "datasets>=4.0.0", "transformers>=5.6.0"],
+    # The protocols that the published figures were measured by.
+    "evaluate": ["datasets>=4.0.0"],
+    # Checkpoints of other code bases.
+    "convert": ["pyyaml>=6.0"],
+}
+extras["all"] = sorted({requirement for requirements in extras.values() for requirement in requirements})
+extras["test"] = [
+    *extras["all"],
+    "parameterized>=0.9",
+    "peft>=0.18.0",
+    "pytest>=8.4",
+    "pytest-xdist>=3.6",
+    "ruff>=0.17,<0.18",
+    "setuptools>=77",
+]
+
+setup(
+    name="segmenter_hf",
+    version=version,
+    description="Segmenter, a transformer for semantic segmentation (ICCV 2021), for Hugging Face transformers",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    # Of the code. The weights that come along have terms of their own: see the NOTICE beside them.
+    license_expression="Apache-2.0",
+    license_files=["LICENSE", "segmenter_hf/checkpoints/*/NOTICE"],
+    keywords=["semantic segmentation", "vision transformer", "segmenter", "transformers", "pytorch"],
+    classifiers=[
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+    packages=find_packages(include=["segmenter_hf", "segmenter_hf.*"]),
+    package_data={
+        "segmenter_hf": [
+            "data/label_sets/*.json",
+            *(f"checkpoints/*/{name}" for name in ("*.json", "*.md", "*.py", "*.safetensors", "NOTICE")),
+        ]
+    },
+    python_requires=">=3.11",
+    install_requires=[
+        "huggingface_hub>=1.5.0",
+        "numpy>=2.0",
+        "pillow>=11.0",
+        "safetensors>=0.4.3",
+        # With 2.6, transformers' models do not compile without graph breaks. With 2.8, they export with dimensions
+        # that are `Dim.DYNAMIC`; later releases take named ones too.
+        "torch>=2.8",
+        # The faster of the two image processors; all but that class works without.
+        "torchvision>=0.23",
+        # The first release whose image processors have backends.
+        "transformers>=5.4.0",
+    ],
+    extras_require=extras,
+)

@@ -1,0 +1,75 @@
+"""What all tests share: one tiny configuration, random inputs for it, and fresh interpreters."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from segmenter_hf import SegmenterConfig
+
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def tiny_config(**overrides) -> SegmenterConfig:
+    """
+    A Segmenter of some 30 thousand weights. Encoder and decoder differ in every size, so that no test passes where one
+    is taken for the other, and all dropout is off, so that training mode is deterministic.
+    """
+    settings = {
+        "image_size": 32,
+        "patch_size": 8,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 37,
+        "drop_path_rate": 0.0,
+        "decoder_hidden_size": 24,
+        "decoder_num_hidden_layers": 1,
+        "decoder_num_attention_heads": 3,
+        "decoder_intermediate_size": 29,
+        "decoder_dropout_prob": 0.0,
+    }
+    if "id2label" not in overrides:
+        settings["num_labels"] = 5
+    return SegmenterConfig(**{**settings, **overrides})
+
+
+def random_pixel_values(batch_size: int = 2, height: int = 32, width: int = 32, seed: int = 0) -> torch.Tensor:
+    """Standard normal `(batch_size, 3, height, width)`, the same for the same arguments."""
+    return torch.randn(batch_size, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def random_labels(
+    batch_size: int = 2, height: int = 32, width: int = 32, num_labels: int = 5, seed: int = 1
+) -> torch.Tensor:
+    """Uniform labels `(batch_size, height, width)`, the same for the same arguments."""
+    return torch.randint(num_labels, (batch_size, height, width), generator=torch.Generator().manual_seed(seed))
+
+
+def run_python(code: str, *arguments, cwd: Path, with_package: bool = True) -> subprocess.CompletedProcess:
+    """
+    Runs `code` in a fresh interpreter that works in `cwd` and keeps the caches of transformers and the Hub there, with
+    or without `segmenter_hf` importable. Fails with the interpreter's output if it does not exit with 0.
+    """
+    environment = {**os.environ, "HF_HOME": str(Path(cwd) / "hf_home"), "HF_HUB_OFFLINE": "1"}
+    if with_package:
+        environment["PYTHONPATH"] = str(REPOSITORY)
+    else:
+        environment.pop("PYTHONPATH", None)
+        # An editable install is found by a hook: this one is asked before, and says that there is no such module.
+        code = (
+            "import sys\n"
+            "class HidePackage:\n"
+            "    def find_spec(name, path=None, target=None):\n"
+            "        if name.partition('.')[0] == 'segmenter_hf':\n"
+            "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+            "sys.meta_path.insert(0, HidePackage)\n"
+        ) + code
+    result = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, f"exit code {result.returncode}\n{result.stdout}\n{result.stderr}"
+    return result
