@@ -64,7 +64,7 @@ setup(
         # With 2.6, transformers' models do not compile without graph breaks. With 2.8, they export with dimensions
         # that are `Dim.DYNAMIC`; later releases take named ones too.
         "torch>=2.8",
-        # The faster of the two image processors; all but that class works without.
+        # The faster of the two image processors, and augmentation; inference works without.
         "torchvision>=0.23",
         # The first release whose image processors have backends.
         "transformers>=5.4.0",

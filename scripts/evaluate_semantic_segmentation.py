@@ -52,8 +52,8 @@ def main() -> int:
         model, image_processor, splits[args.split], window_batch_size=args.window_batch_size, show_progress=True
     )
     for name in ("per_category_iou", "per_category_accuracy"):
-        values = zip(id2label.values(), results[name], strict=True)
-        results[name] = {label: None if math.isnan(value) else value for label, value in values}
+        values = enumerate(results[name])
+        results[name] = {id2label[index]: None if math.isnan(value) else value for index, value in values}
     results["protocol"] = {
         "split": args.split,
         "scales": "single",

@@ -2,12 +2,15 @@
 """
 Train Segmenter for semantic segmentation with transformers' `Trainer`.
 
-The checkpoint that ships with the package (COST: see segmenter_hf/checkpoints/camvid/README.md, with the result):
+    python scripts/run_semantic_segmentation.py --dataset_name DATASET_FOLDER --output_dir outputs/model \\
+        --max_steps 4900 --learning_rate 8e-4 --warmup_steps 300
 
-    python scripts/run_semantic_segmentation.py --dataset_name CAMVID_FOLDER --output_dir outputs/camvid
+COST and RESULT: those of the checkpoint that ships with the package, with its command, are in its card,
+segmenter_hf/checkpoints/camvid/README.md.
 
 The dataset is a folder (or Hub id) that `datasets.load_dataset` reads, with an image and a label-map column and an
-`id2label.json`. Without `--model_name_or_path` a model is trained from random initialisation.
+`id2label.json`. All options of `TrainingArguments` apply but --do_train, --do_eval and --do_predict: it trains, then
+evaluates. Without `--model_name_or_path` a model is trained from random initialisation.
 """
 
 import sys

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from transformers import pipeline
 
 from segmenter_hf import default_checkpoint
@@ -32,19 +32,23 @@ def main() -> int:
     )
     args = parser.parse_args()
 
+    outputs = [args.output_dir / f"{path.stem}_overlay.png" for path in args.images]
+    if len(set(outputs)) < len(outputs):
+        print("Two of the images have the same name, and so would their overlays. Run them apart.", file=sys.stderr)
+        return 2
     images = []
     for path in args.images:
         try:
             # Cameras store the turn of a photo beside its pixels.
             images.append(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
-        except (OSError, UnidentifiedImageError) as error:
+        except (OSError, Image.DecompressionBombError) as error:
             print(f"{path}: not a readable image ({error})", file=sys.stderr)
             return 2
 
     segmenter = pipeline("image-segmentation", model=args.model)
     label2id = segmenter.model.config.label2id
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    for path, image in zip(args.images, images, strict=True):
+    for path, image, output in zip(args.images, images, outputs, strict=True):
         segmentation = np.zeros((image.height, image.width), dtype=np.int64)
         segments = segmenter(image)
         for segment in segments:
@@ -55,7 +59,6 @@ def main() -> int:
             share = np.count_nonzero(segment["mask"]) / segmentation.size
             print(f"  {segment['label']:<20} {share:6.1%}")
 
-        output = args.output_dir / f"{path.stem}_overlay.png"
         unfinished = output.with_suffix(".part")
         draw_overlay(image, segmentation, segmenter.model.config.id2label).save(unfinished, format="PNG")
         os.replace(unfinished, output)

@@ -159,10 +159,16 @@ class SegmenterConfig(PreTrainedConfig):
         # it sets the other overrides after validation. Here overrides replace the stored values before the config is
         # made, and what they make meaningless is dropped.
         config_dict = dict(config_dict)
+        label_fields = ("num_labels", "id2label", "label2id")
+        kwargs = {name: value for name, value in kwargs.items() if value is not None or name not in label_fields}
         overridden = {name for name in kwargs if name in cls.__dataclass_fields__ or name == "num_labels"} - {"dtype"}
         stored_num_labels = config_dict.get("num_labels", len(config_dict.get("id2label") or (0, 1)))
         if "id2label" in overridden or kwargs.get("num_labels", stored_num_labels) != stored_num_labels:
-            for name in ("num_labels", "id2label", "label2id"):
+            # New names for the two labels of a binary model leave it a binary one.
+            if stored_num_labels == 1 and len(kwargs.get("id2label", ())) == 2:
+                kwargs.setdefault("num_labels", 1)
+                overridden.add("num_labels")
+            for name in label_fields:
                 config_dict.pop(name, None)
         for name in overridden:
             config_dict[name] = kwargs.pop(name)
@@ -173,9 +179,20 @@ class SegmenterConfig(PreTrainedConfig):
         if output.pop("is_binary", False):
             output["num_labels"] = 1
         # The library names only the saved class in a folder that holds code; an encoder is as good a start for the
-        # segmentation model as the other way round, so either is named wherever one is.
-        if {"AutoModel", "AutoModelForSemanticSegmentation"} & output.get("auto_map", {}).keys():
-            output["auto_map"] = {**output["auto_map"], **MODEL_AUTO_MAP}
+        # segmentation model as the other way round, so where one is named locally, the other's code is there too. What
+        # names a subclass stays, and so do references to a Hub repository ("repository--module.class") without one.
+        auto_map = output.get("auto_map", {})
+        if any(
+            auto_map.get(name) == MODEL_AUTO_MAP[name] for name in ("AutoModel", "AutoModelForSemanticSegmentation")
+        ):
+            output["auto_map"] = {
+                **auto_map,
+                **{
+                    name: reference
+                    for name, reference in MODEL_AUTO_MAP.items()
+                    if auto_map.get(name, reference).rpartition("--")[2] == reference
+                },
+            }
         return output
 
     def validate_architecture(self):

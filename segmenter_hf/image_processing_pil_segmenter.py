@@ -2,12 +2,13 @@
 """Image processor of Segmenter, PIL backend, and all that both backends share."""
 
 import math
+import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import nn
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
@@ -33,7 +34,7 @@ logger = logging.get_logger(__name__)
 
 # The label of pixels that neither the loss nor metrics count.
 IGNORE_INDEX = 255
-# Post-processing takes so many classes at a time that their score maps stay below this, however many there are.
+# Post-processing takes so many classes at a time, at least one, that their score maps stay below this.
 MAX_SCORE_BYTES = 64 * 2**20
 # Up to this size, an image below the window is enlarged to it as in the original implementation, keeping its aspect
 # ratio. Beyond, it is stretched: a strip of 1 x 3000 pixels would become 512 x 1536000 and fill the memory.
@@ -301,6 +302,14 @@ class SegmenterImageProcessingMixin:
                     f"`window_stride` ({window_stride}) leaves gaps between windows of {crop_size.height} x "
                     f"{crop_size.width} pixels. It must be at most {shortest}."
                 )
+
+    def fetch_images(self, images):
+        if isinstance(images, (list, tuple)):
+            return [self.fetch_images(image) for image in images]
+        if isinstance(images, str) and os.path.isfile(images):
+            # The library's own loaders convert to RGB, by which PIL clips 16 bits.
+            return ImageOps.exif_transpose(Image.open(images))
+        return super().fetch_images(images)
 
     def _prepare_images_structure(self, images: ImageInput, expected_ndims: int = 3) -> list:
         """The single images in an image, a batch, or a (nested) list of those."""

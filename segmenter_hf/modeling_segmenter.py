@@ -490,7 +490,8 @@ class SegmenterForSemanticSegmentation(SegmenterPreTrainedModel):
         """
         Pixel-wise (binary) cross entropy of `logits` upsampled to the padded input, averaged over the pixels of
         `(height, width)` whose label is not ignored; zero, with a graph, where all are. `class_weights`, of shape
-        `(num_labels,)`, multiply the pixels of each label, for training on rare classes.
+        `(num_labels,)` (two of them if `num_labels` is 1), multiply the pixels of each label, for training on rare
+        classes.
         """
         if labels.shape != (logits.shape[0], height, width):
             raise ValueError(
@@ -510,6 +511,8 @@ class SegmenterForSemanticSegmentation(SegmenterPreTrainedModel):
         if self.config.num_labels == 1:
             targets = torch.where(valid, labels, 0).to(logits.dtype)
             losses = nn.functional.binary_cross_entropy_with_logits(logits.squeeze(1), targets, reduction="none")
+            if class_weights is not None:
+                losses = losses * class_weights[targets.long()]
             loss = torch.where(valid, losses, 0).sum()
         else:
             loss = nn.functional.cross_entropy(

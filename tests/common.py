@@ -11,6 +11,13 @@ from segmenter_hf import SegmenterConfig
 
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# What a folder holds so that it loads by `trust_remote_code=True`.
+CODE_FILES = {
+    "configuration_segmenter.py",
+    "image_processing_pil_segmenter.py",
+    "image_processing_segmenter.py",
+    "modeling_segmenter.py",
+}
 
 
 def tiny_config(**overrides) -> SegmenterConfig:

@@ -15,15 +15,9 @@ from segmenter_hf import (
     SegmenterModel,
 )
 
-from .common import random_pixel_values, run_python, tiny_config
+from .common import CODE_FILES, random_pixel_values, run_python, tiny_config
 
 
-CODE = {
-    "configuration_segmenter.py",
-    "modeling_segmenter.py",
-    "image_processing_segmenter.py",
-    "image_processing_pil_segmenter.py",
-}
 AUTO_MAP = {
     "AutoConfig": "configuration_segmenter.SegmenterConfig",
     "AutoModel": "modeling_segmenter.SegmenterModel",
@@ -122,7 +116,7 @@ def test_importing_twice_registers_twice():
 
 
 def test_saved_folder_holds_its_code(folder):
-    assert {path.name for path in folder.glob("*.py")} == CODE
+    assert {path.name for path in folder.glob("*.py")} == CODE_FILES
     assert auto_map(folder, "config.json") == AUTO_MAP
     assert auto_map(folder, "preprocessor_config.json") == IMAGE_PROCESSOR_AUTO_MAP
 
@@ -130,8 +124,30 @@ def test_saved_folder_holds_its_code(folder):
 @pytest.mark.parametrize("processor_class", [SegmenterImageProcessor, SegmenterImageProcessorPil])
 def test_either_image_processor_saves_both(processor_class, tmp_path):
     processor_class().save_pretrained(tmp_path)
-    assert {path.name for path in tmp_path.glob("*.py")} == {name for name in CODE if name.startswith("image_")}
+    assert {path.name for path in tmp_path.glob("*.py")} == {name for name in CODE_FILES if name.startswith("image_")}
     assert auto_map(tmp_path, "preprocessor_config.json") == IMAGE_PROCESSOR_AUTO_MAP
+
+
+def test_subclasses_point_to_themselves(tmp_path, monkeypatch):
+    (tmp_path / "modeling_mine.py").write_text(
+        "from segmenter_hf import SegmenterForSemanticSegmentation\n\n\n"
+        "class MySegmenter(SegmenterForSemanticSegmentation):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    my_class = importlib.import_module("modeling_mine").MySegmenter
+    my_class(tiny_config()).save_pretrained(tmp_path / "saved")
+    assert auto_map(tmp_path / "saved", "config.json") == {
+        "AutoConfig": AUTO_MAP["AutoConfig"],
+        "AutoModelForSemanticSegmentation": "modeling_mine.MySegmenter",
+    }
+
+
+def test_references_to_a_hub_repository_become_local_where_the_code_is_saved(tmp_path):
+    config = tiny_config()
+    config.auto_map = {name: f"someone/segmenter--{reference}" for name, reference in AUTO_MAP.items()}
+    assert config.to_dict()["auto_map"] == config.auto_map
+    SegmenterForSemanticSegmentation(config).save_pretrained(tmp_path)
+    assert auto_map(tmp_path, "config.json") == AUTO_MAP
 
 
 def test_saved_encoder_names_the_segmentation_model_too(tmp_path):
@@ -156,7 +172,7 @@ print(json.dumps(report))
 
     for backend in ("torchvision", "pil"):
         copy = tmp_path / f"copy_{backend}"
-        assert {path.name for path in copy.glob("*.py")} == CODE
+        assert {path.name for path in copy.glob("*.py")} == CODE_FILES
         assert auto_map(copy, "config.json") == AUTO_MAP
         assert auto_map(copy, "preprocessor_config.json") == IMAGE_PROCESSOR_AUTO_MAP
         saved, original = load_file(copy / "model.safetensors"), load_file(folder / "model.safetensors")

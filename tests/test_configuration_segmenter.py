@@ -258,6 +258,21 @@ def test_other_names_replace_the_stored_ones(tmp_path):
     assert loaded.label2id == {"cat": 0, "dog": 1}
 
 
+def test_new_names_leave_a_binary_model_a_binary_one(tmp_path):
+    binary = tiny_config(decoder_type="linear", num_labels=1)
+    renamed = round_trip(binary, tmp_path, id2label={0: "background", 1: "crack"})
+    assert renamed.num_labels == 1
+    assert renamed.id2label == {0: "background", 1: "crack"}
+    assert renamed.label2id == {"background": 0, "crack": 1}
+    assert round_trip(binary, tmp_path, id2label={0: "a", 1: "b", 2: "c"}).num_labels == 3
+    assert round_trip(binary, tmp_path, id2label={0: "a", 1: "b"}, num_labels=2).num_labels == 2
+
+
+def test_none_is_no_override_of_labels(tmp_path):
+    config = tiny_config(id2label={0: "sky", 1: "road", 2: "car"})
+    assert round_trip(config, tmp_path, num_labels=None, id2label=None).id2label == config.id2label
+
+
 def test_between_binary_and_other_models(tmp_path):
     binary = tiny_config(decoder_type="linear", num_labels=1)
     assert round_trip(binary, tmp_path).num_labels == 1

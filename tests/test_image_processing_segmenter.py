@@ -253,6 +253,21 @@ def test_paths(processor_class, tmp_path):
     assert torch.equal(values[0], pixels_of(image))
 
 
+def test_16_bits_of_a_file_are_scaled(processor_class, tmp_path):
+    Image.fromarray(np.array([[0, 257], [2570, 65535]], dtype=np.uint16)).save(tmp_path / "image.png")
+    values = processor_class()([str(tmp_path / "image.png")], return_tensors="pt", **ONLY_DECODE)["pixel_values"]
+    assert torch.equal(values, torch.tensor([[0.0, 1.0], [10.0, 255.0]]).expand(1, 3, 2, 2))
+
+
+def test_a_photo_is_turned_as_its_file_says(processor_class, tmp_path):
+    image = picture(12, 17)
+    exif = image.getexif()
+    exif[0x0112] = 6  # the camera was turned by 90 degrees
+    image.save(tmp_path / "image.png", exif=exif)
+    values = processor_class()(str(tmp_path / "image.png"), return_tensors="pt", **ONLY_DECODE)["pixel_values"]
+    assert torch.equal(values[0], pixels_of(image.rotate(-90, expand=True)))
+
+
 def test_inputs_are_left_alone(processor_class):
     array = np.asarray(picture(20, 30), dtype=np.float32).copy()
     array.setflags(write=False)
@@ -857,6 +872,7 @@ def test_files_import_only_what_a_model_repository_may(module):
         "collections",
         "math",
         "numpy",
+        "os",
         "PIL",
         "torch",
         "transformers",

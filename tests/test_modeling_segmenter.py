@@ -487,6 +487,22 @@ def test_loss_of_a_binary_model_is_the_binary_cross_entropy():
     assert outputs.loss.item() == pytest.approx(expected, rel=1e-5)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("config_overrides", [{}, {"decoder_type": "linear", "num_labels": 1}])
+def test_class_weights_multiply_the_pixels_of_each_label(config_overrides):
+    model = tiny_model(**config_overrides)
+    weights = torch.tensor([0.5, 3.0, 2.0, 1.0, 0.0][: max(2, model.config.num_labels)])
+    labels = random_labels(num_labels=len(weights))
+    logits = model(random_pixel_values()).logits
+    weighted = model.compute_loss(logits, labels, 32, 32, class_weights=weights)
+    # What the pixels of each label contribute, by ignoring those of all others.
+    total = 0.0
+    for label, weight in enumerate(weights):
+        only_one = torch.where(labels == label, labels, 255)
+        total += weight * model.compute_loss(logits, only_one, 32, 32) * (labels == label).sum()
+    assert weighted.item() == pytest.approx((total / labels.numel()).item(), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     "config_overrides", [{}, {"decoder_type": "linear"}, {"decoder_type": "linear", "num_labels": 1}]
 )

@@ -1,0 +1,6 @@
+"""Metrics and protocols."""
+
+from .metrics import MeanIoU
+
+
+__all__ = ["MeanIoU"]

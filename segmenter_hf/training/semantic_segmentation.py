@@ -16,6 +16,7 @@ from transformers import (
 from .. import SegmenterConfig, SegmenterForSemanticSegmentation, SegmenterImageProcessor
 from ..data.augmentation import SegmentationAugmentation
 from ..data.loading import load_segmentation_dataset
+from ..image_processing_pil_segmenter import reduce_labels
 from .trainer import SegmentationTrainer
 
 
@@ -44,9 +45,24 @@ class DataArguments:
     annotation_column_name: str = field(default="annotation", metadata={"help": "Column of the label maps."})
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     validation_split: str = field(default="validation", metadata={"help": "Split to evaluate on."})
-    short_side: int = field(default=512, metadata={"help": "Short side in pixels that images are resized to."})
-    crop_height: int = field(default=512, metadata={"help": "Height of training crops and evaluation windows."})
-    crop_width: int = field(default=512, metadata={"help": "Width of training crops and evaluation windows."})
+    short_side: int | None = field(
+        default=None,
+        metadata={"help": "Short side in pixels that images are resized to. Default: the checkpoint's, or 512."},
+    )
+    crop_height: int | None = field(
+        default=None,
+        metadata={"help": "Height of training crops and evaluation windows. Default: the checkpoint's, or 512."},
+    )
+    crop_width: int | None = field(
+        default=None,
+        metadata={"help": "Width of training crops and evaluation windows. Default: the checkpoint's, or 512."},
+    )
+    do_reduce_labels: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether 0 means unlabelled in the label maps, as in ADE20K: it is ignored, the rest minus 1."
+        },
+    )
     min_scale: float = field(default=0.5, metadata={"help": "Least random scale."})
     max_scale: float = field(default=2.0, metadata={"help": "Largest random scale."})
     class_balance: float = field(
@@ -55,22 +71,40 @@ class DataArguments:
     )
 
 
-def make_image_processor(data_args: DataArguments, patch_size: int) -> SegmenterImageProcessor:
-    """The protocol that fits the training crops: the same short side, and windows of their size, half of it apart."""
-    return SegmenterImageProcessor(
-        do_split_image=True,
-        size={"shortest_edge": data_args.short_side, "longest_edge": 4 * data_args.short_side},
-        crop_size={"height": data_args.crop_height, "width": data_args.crop_width},
-        window_stride=min(data_args.crop_height, data_args.crop_width) // 2,
-        patch_size=patch_size,
-    )
+def make_image_processor(
+    data_args: DataArguments, model_args: ModelArguments, checkpoint: str | None = None
+) -> SegmenterImageProcessor:
+    """
+    The image processor that training, its evaluation and later inference share: the checkpoint's, if there is one,
+    with what the arguments say otherwise. Windows are as large as training crops, half of their shorter side apart.
+    """
+    if checkpoint is not None:
+        image_processor = AutoImageProcessor.from_pretrained(checkpoint)
+    else:
+        image_processor = SegmenterImageProcessor(
+            do_split_image=True, window_stride=256, patch_size=model_args.patch_size
+        )
+    settings = image_processor.to_dict()
+    if data_args.short_side is not None:
+        settings["size"] = {"shortest_edge": data_args.short_side, "longest_edge": 4 * data_args.short_side}
+    if data_args.crop_height is not None or data_args.crop_width is not None:
+        window = settings["crop_size"]
+        height, width = data_args.crop_height or window["height"], data_args.crop_width or window["width"]
+        settings["crop_size"] = {"height": height, "width": width}
+        settings["window_stride"] = max(1, min(height, width) // 2)
+    settings["do_reduce_labels"] = data_args.do_reduce_labels
+    return type(image_processor).from_dict(settings)
 
 
-def count_labels(dataset: Dataset, annotation_column: str, num_labels: int) -> torch.Tensor:
+def count_labels(
+    dataset: Dataset, annotation_column: str, num_labels: int, do_reduce_labels: bool = False
+) -> torch.Tensor:
     """Number of pixels of each label in a split, `(num_labels,)`; labels beyond are ignored ones."""
     counts = torch.zeros(num_labels, dtype=torch.int64)
     for example in dataset.select_columns(annotation_column):
         labels = torch.from_numpy(np.array(example[annotation_column])).flatten().long()
+        if do_reduce_labels:
+            labels = reduce_labels(labels)
         counts += torch.bincount(labels[labels < num_labels], minlength=num_labels)
     return counts
 
@@ -87,6 +121,7 @@ def train(
 ) -> SegmentationTrainer:
     """Trains, evaluates and saves model and image processor to `training_args.output_dir`."""
     set_seed(training_args.seed)
+    image_processor = make_image_processor(data_args, model_args, model_args.model_name_or_path)
     splits, id2label = load_segmentation_dataset(
         data_args.dataset_name, data_args.image_column_name, data_args.annotation_column_name
     )
@@ -94,14 +129,13 @@ def train(
         model = AutoModelForSemanticSegmentation.from_pretrained(
             model_args.model_name_or_path, id2label=id2label, ignore_mismatched_sizes=True
         )
-        image_processor = AutoImageProcessor.from_pretrained(model_args.model_name_or_path)
     else:
         config = SegmenterConfig(
             hidden_size=model_args.hidden_size,
             num_hidden_layers=model_args.num_hidden_layers,
             num_attention_heads=max(1, model_args.hidden_size // 64),
             intermediate_size=4 * model_args.hidden_size,
-            image_size=(data_args.crop_height, data_args.crop_width),
+            image_size=(image_processor.crop_size.height, image_processor.crop_size.width),
             patch_size=model_args.patch_size,
             decoder_num_hidden_layers=model_args.decoder_num_hidden_layers,
             decoder_dropout_prob=model_args.decoder_dropout_prob,
@@ -109,16 +143,8 @@ def train(
             id2label=id2label,
         )
         model = SegmenterForSemanticSegmentation(config)
-        image_processor = make_image_processor(data_args, model_args.patch_size)
 
-    augment = SegmentationAugmentation(
-        crop_size=(data_args.crop_height, data_args.crop_width),
-        base_size=data_args.short_side,
-        image_mean=image_processor.image_mean,
-        image_std=image_processor.image_std,
-        scale_range=(data_args.min_scale, data_args.max_scale),
-        ignore_index=model.config.semantic_loss_ignore_index,
-    )
+    augment = SegmentationAugmentation(image_processor, scale_range=(data_args.min_scale, data_args.max_scale))
 
     def transform(batch):
         pairs = zip(batch[data_args.image_column_name], batch[data_args.annotation_column_name], strict=True)
@@ -127,7 +153,12 @@ def train(
 
     class_weights = None
     if data_args.class_balance:
-        counts = count_labels(splits[data_args.train_split], data_args.annotation_column_name, len(id2label))
+        counts = count_labels(
+            splits[data_args.train_split],
+            data_args.annotation_column_name,
+            len(id2label),
+            data_args.do_reduce_labels,
+        )
         class_weights = balanced_class_weights(counts, data_args.class_balance)
 
     # Trainer would drop the image columns, which are not arguments of the model, before the transform sees them.

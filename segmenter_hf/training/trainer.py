@@ -1,5 +1,7 @@
 """What sets training of a segmentation model apart from `Trainer`'s defaults."""
 
+import math
+
 import torch
 from transformers import Trainer
 
@@ -9,8 +11,9 @@ from ..evaluation.protocol import evaluate_sliding_window
 class SegmentationTrainer(Trainer):
     """
     [`Trainer`] whose evaluation is the sliding-window protocol, so that a number seen in training is the number the
-    evaluation gives. `processing_class` is the image processor, whose windows and normalisation the protocol uses;
-    `eval_dataset` holds images and label maps as they are, not the training transform's tensors.
+    evaluation gives (with `bf16`, under autocast to it). `processing_class` is the image processor, whose windows and
+    normalisation the protocol uses; `eval_dataset` holds images and label maps as they are, not the tensors of the
+    training transform.
     """
 
     def __init__(
@@ -37,10 +40,16 @@ class SegmentationTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        eval_dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
+        if isinstance(eval_dataset, dict):
+            metrics = {}
+            for name, dataset in eval_dataset.items():
+                metrics.update(self.evaluate(dataset, ignore_keys, f"{metric_key_prefix}_{name}"))
+            return metrics
         results = evaluate_sliding_window(
             self.model,
             self.processing_class,
-            eval_dataset if eval_dataset is not None else self.eval_dataset,
+            eval_dataset,
             image_column=self.image_column,
             annotation_column=self.annotation_column,
             window_batch_size=self.args.eval_batch_size,
@@ -48,7 +57,9 @@ class SegmentationTrainer(Trainer):
         )
         names = self.model.config.id2label
         metrics = {name: results[name] for name in ("loss", "mean_iou", "mean_accuracy", "overall_accuracy")}
-        metrics.update({f"iou/{names[index]}": iou for index, iou in enumerate(results["per_category_iou"])})
+        # Classes that do not occur have no IoU, and NaN is no JSON.
+        for index, iou in enumerate(results["per_category_iou"]):
+            metrics[f"iou/{names[index]}"] = None if math.isnan(iou) else iou
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

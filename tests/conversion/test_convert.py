@@ -6,18 +6,11 @@ import pytest
 
 from segmenter_hf.conversion import ConversionError, convert_checkpoint
 from segmenter_hf.conversion.original import load_original
+from tests.common import CODE_FILES
 from tests.conversion.original_checkpoints import make_original_checkpoint
 
 
-OUTPUT_FILES = {
-    "config.json",
-    "configuration_segmenter.py",
-    "image_processing_pil_segmenter.py",
-    "image_processing_segmenter.py",
-    "model.safetensors",
-    "modeling_segmenter.py",
-    "preprocessor_config.json",
-}
+OUTPUT_FILES = {"config.json", "model.safetensors", "preprocessor_config.json"} | CODE_FILES
 
 
 @pytest.fixture

@@ -5,18 +5,19 @@ import pytest
 import torch
 from PIL import Image
 
+from segmenter_hf import SegmenterImageProcessor
 from segmenter_hf.data.augmentation import SegmentationAugmentation
 
 
-def make_augmentation(**overrides):
-    settings = {
-        "crop_size": (32, 48),
-        "base_size": 40,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-        **overrides,
-    }
-    return SegmentationAugmentation(**settings)
+def make_augmentation(scale_range=(0.5, 2.0), crop_size=(32, 48), **settings):
+    image_processor = SegmenterImageProcessor(
+        do_split_image=True,
+        size={"shortest_edge": 40, "longest_edge": 160},
+        crop_size={"height": crop_size[0], "width": crop_size[1]},
+        window_stride=16,
+        **settings,
+    )
+    return SegmentationAugmentation(image_processor, scale_range)
 
 
 @pytest.fixture
@@ -72,3 +73,25 @@ def test_photometric_distortion_changes_the_image_only(pair):
     first, second = augmentation(image, labels), augmentation(image, labels)
     assert not torch.equal(first["pixel_values"], second["pixel_values"])
     assert torch.equal(first["labels"], second["labels"])
+
+
+def test_photometric_distortion_keeps_the_order_of_channels():
+    """A red picture may get darker or paler, but its red stays the largest channel: hues move by a tenth at most."""
+    torch.manual_seed(0)
+    augmentation = make_augmentation(scale_range=(1.0, 1.0), crop_size=(40, 40))
+    image, labels = Image.new("RGB", (40, 40), (200, 40, 40)), Image.new("L", (40, 40), 1)
+    for _ in range(40):
+        red, green, blue = augmentation(image, labels)["pixel_values"].mean((1, 2))
+        assert red > green
+        assert red > blue
+
+
+def test_labels_are_reduced_as_the_processor_says(pair):
+    example = make_augmentation(scale_range=(1.0, 1.0), crop_size=(40, 53), do_reduce_labels=True)(*pair)
+    assert set(example["labels"].unique().tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("annotation", [Image.new("RGB", (80, 60)), Image.new("L", (40, 30))])
+def test_maps_without_a_label_for_each_pixel_are_refused(pair, annotation):
+    with pytest.raises(ValueError, match=r"one label for each pixel of its image, shape \(60, 80\)"):
+        make_augmentation()(pair[0], annotation)

@@ -45,6 +45,22 @@ def test_missing_column_names_those_that_are_there(tmp_path):
     assert len(splits["train"]) == 6
 
 
+def test_names_are_in_the_order_of_the_labels(tmp_path):
+    names = {str(index): f"class {index}" for index in range(12)}
+    folder = write_dataset(tmp_path / "dataset", id2label=dict(sorted(names.items())))
+    assert list(json.loads((folder / "id2label.json").read_text()))[:3] == ["0", "1", "10"]
+    _, id2label = load_segmentation_dataset(str(folder))
+    assert list(id2label.items()) == [(index, f"class {index}") for index in range(12)]
+
+
+def test_gaps_in_the_labels_and_sources_that_are_not_there_are_refused(tmp_path):
+    folder = write_dataset(tmp_path / "dataset", id2label={"0": "sky", "2": "car"})
+    with pytest.raises(ValueError, match=r"0 to n - 1, got \[0, 2\]"):
+        load_segmentation_dataset(str(folder))
+    with pytest.raises(ValueError, match=r"user/name is no folder"):
+        load_segmentation_dataset("user/name")
+
+
 def test_missing_names_are_refused(tmp_path):
     folder = write_dataset(tmp_path / "dataset")
     with pytest.raises(ValueError, match=r"id2label\.json"):

@@ -22,10 +22,33 @@ def run_script(*arguments):
 @pytest.mark.slow
 def test_trains_evaluates_and_saves_a_model_that_loads(tmp_path):
     dataset = write_dataset(tmp_path / "dataset", id2label={"0": "sky", "1": "road", "2": "car"})
-    common = ["--dataset_name", dataset, "--short_side", 32, "--crop_height", 32, "--crop_width", 32]
-    common += ["--per_device_train_batch_size", 2, "--use_cpu", "True", "--report_to", "none", "--max_steps", 3]
+    common = [
+        "--dataset_name",
+        dataset,
+        "--per_device_train_batch_size",
+        2,
+        "--use_cpu",
+        "True",
+        "--report_to",
+        "none",
+        "--max_steps",
+        3,
+    ]
     common += ["--logging_steps", 1, "--class_balance", 0.5]
-    sizes = ["--hidden_size", 64, "--num_hidden_layers", 1, "--decoder_num_hidden_layers", 1]
+    sizes = [
+        "--short_side",
+        32,
+        "--crop_height",
+        32,
+        "--crop_width",
+        32,
+        "--hidden_size",
+        64,
+        "--num_hidden_layers",
+        1,
+        "--decoder_num_hidden_layers",
+        1,
+    ]
     first = tmp_path / "first"
     run_script(*common, *sizes, "--output_dir", first, "--learning_rate", 1e-3)
 
@@ -47,5 +70,6 @@ def test_trains_evaluates_and_saves_a_model_that_loads(tmp_path):
     second = tmp_path / "second"
     run_script(*common, "--output_dir", second, "--model_name_or_path", first, "--learning_rate", 0.0)
     again = AutoModelForSemanticSegmentation.from_pretrained(second)
+    assert AutoImageProcessor.from_pretrained(second).to_dict() == image_processor.to_dict()
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, again.state_dict()[name]), name

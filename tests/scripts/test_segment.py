@@ -58,6 +58,13 @@ def test_odd_images_each_get_an_overlay_of_their_size(tmp_path):
         assert overlay.height == image.height
 
 
+def test_images_whose_overlays_would_be_one_file_are_refused(tmp_path):
+    result = run_script(PHOTO, tmp_path / "china.png", "--output_dir", tmp_path / "overlays")
+    assert result.returncode == 2
+    assert "same name" in result.stderr
+    assert not (tmp_path / "overlays").exists()
+
+
 def test_files_that_are_no_images_are_refused_before_any_work(tmp_path):
     text = tmp_path / "notes.jpg"
     text.write_text("not an image")
