@@ -1,0 +1,718 @@
+# Copyright 2026 the segmenter_hf authors. Licensed under the Apache License, Version 2.0.
+"""Image processor of Segmenter, PIL backend, and all that both backends share."""
+
+import math
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import nn
+from transformers.image_processing_backends import PilBackend
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_utils import (
+    IMAGENET_STANDARD_MEAN,
+    IMAGENET_STANDARD_STD,
+    ChannelDimension,
+    ImageInput,
+    PILImageResampling,
+    SizeDict,
+)
+from transformers.processing_utils import ImagesKwargs, Unpack
+from transformers.utils import TensorType, logging
+
+
+try:
+    from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput
+except ImportError:  # transformers < 5.13
+    SemanticSegmentationPostProcessorOutput = BatchFeature
+
+
+logger = logging.get_logger(__name__)
+
+# The label of pixels that neither the loss nor metrics count.
+IGNORE_INDEX = 255
+# Post-processing takes so many classes at a time, at least one, that their score maps stay below this.
+MAX_SCORE_BYTES = 64 * 2**20
+# Up to this size, an image below the window is enlarged to it as in the original implementation, keeping its aspect
+# ratio. Beyond, it is stretched: a strip of 1 x 3000 pixels would become 512 x 1536000 and fill the memory.
+MAX_ENLARGED_PIXELS = 2**24
+
+TORCH_INTERPOLATION_MODES = {
+    PILImageResampling.NEAREST: "nearest-exact",
+    PILImageResampling.BILINEAR: "bilinear",
+    PILImageResampling.BICUBIC: "bicubic",
+}
+
+
+class SegmenterImageProcessorKwargs(ImagesKwargs, total=False):
+    r"""
+    do_split_image (`bool`, *optional*, defaults to `self.do_split_image`):
+        Whether to cut images into sliding windows of `crop_size` pixels, the protocol of the published results. An
+        image below the window is enlarged to it.
+    window_stride (`int`, *optional*, defaults to `self.window_stride`):
+        Distance of neighbouring windows in pixels, in both directions; at most the sides of `crop_size`.
+    patch_size (`int`, *optional*, defaults to `self.patch_size`):
+        Side of the model's patches in pixels, by which post-processing upsamples the logits.
+    antialias (`bool`, *optional*, defaults to `self.antialias`):
+        Whether to smooth images before reducing them. `False` resizes as the original implementation does.
+    do_reduce_labels (`bool`, *optional*, defaults to `self.do_reduce_labels`):
+        Whether 0 means "unlabelled" in segmentation maps (e.g. of ADE20K): 0 becomes 255, which is ignored, and all
+        other labels but 255 are reduced by 1.
+    """
+
+    do_split_image: bool | None
+    window_stride: int | None
+    patch_size: int | None
+    antialias: bool | None
+    do_reduce_labels: bool | None
+
+
+class Window(NamedTuple):
+    """A row of `window_offsets`: where a window lies in its (resized) image, in pixels."""
+
+    image_index: int
+    top: int
+    left: int
+    height: int
+    width: int
+    image_height: int
+    image_width: int
+
+    @property
+    def area(self) -> tuple:
+        """Index of the window in a tensor of shape `(..., image_height, image_width)`."""
+        return ..., slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
+
+def get_windows(
+    image_index: int, image_size: tuple[int, int], window_size: tuple[int, int], stride: int
+) -> list[Window]:
+    """Windows of an image, one every `stride` pixels from the top left, the last ones flush with the border."""
+    tops, lefts = (
+        (*range(0, length - window, stride), length - window)
+        for length, window in zip(image_size, window_size, strict=True)
+    )
+    return [Window(image_index, top, left, *window_size, *image_size) for top in tops for left in lefts]
+
+
+def get_resized_size(image_size: tuple[int, int], size: SizeDict) -> tuple[int, int]:
+    """
+    `(height, width)` of an image after resizing: those of `size`, or the aspect ratio kept, with the short side at
+    `shortest_edge` unless the long side would exceed `longest_edge`. Rounds like `mmcv.imrescale`, which the original
+    implementation and MMSegmentation use; the helper of transformers truncates, to a pixel less in half of all cases.
+    """
+    if size.height:
+        return size.height, size.width
+    scale = size.shortest_edge / min(image_size)
+    if size.longest_edge:
+        scale = min(size.longest_edge / max(image_size), scale)
+    height, width = (max(1, int(side * scale + 0.5)) for side in image_size)
+    return height, width
+
+
+def get_enlarged_size(image_size: tuple[int, int], window_size: tuple[int, int]) -> tuple[int, int]:
+    """`(height, width)` to which an image below the window is enlarged."""
+    (height, width), (window_height, window_width) = image_size, window_size
+    if height >= window_height and width >= window_width:
+        return height, width
+    # The ratio comes before the product, as in the original implementation, so that truncation gives the same size.
+    if window_height * width >= window_width * height:
+        enlarged_size = window_height, max(window_width, int(width / height * window_height))
+    else:
+        enlarged_size = max(window_height, int(height / width * window_width)), window_width
+    if math.prod(enlarged_size) > MAX_ENLARGED_PIXELS:
+        logger.warning_once(
+            f"An image of {height} x {width} pixels is stretched to the window of {window_height} x {window_width}: "
+            f"keeping its aspect ratio would make it {enlarged_size[0]} x {enlarged_size[1]}."
+        )
+        enlarged_size = max(height, window_height), max(width, window_width)
+    return enlarged_size
+
+
+def to_tensor(image: "Image.Image | np.ndarray | torch.Tensor") -> torch.Tensor:
+    if isinstance(image, torch.Tensor):
+        return image
+    array = np.asarray(image)
+    # A copy, as torch takes neither foreign byte order nor negative strides, and warns of read-only memory.
+    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
+
+
+def to_8_bit_range(image: torch.Tensor, is_16_bit: bool) -> torch.Tensor:
+    """
+    Integers of any type as uint8: booleans become 0 and 255, 16-bit values are scaled. Floats keep their values, as
+    float32.
+    """
+    if image.is_floating_point():
+        return image.to(torch.float32)
+    if image.dtype == torch.uint8:
+        return image
+    maximum = 1 if image.dtype == torch.bool else 65535 if is_16_bit or image.dtype == torch.uint16 else 255
+    image = image.to(torch.float32)
+    if image.numel() and (image.min() < 0 or image.max() > maximum):
+        raise ValueError(
+            f"Pixels of this type must lie in 0..{maximum}, got {image.min():.0f}..{image.max():.0f}. Pass 16-bit "
+            "images as uint16."
+        )
+    return (image * (255 / maximum)).round().to(torch.uint8)
+
+
+def infer_data_format(image: torch.Tensor, is_numpy: bool) -> ChannelDimension:
+    is_first, is_last = (image.shape[axis] in (1, 3, 4) for axis in (0, -1))
+    if is_first and is_last:
+        logger.warning_once(
+            f"In an image of shape {tuple(image.shape)} the channels may be first or last. They are taken to be last "
+            "in arrays and first in tensors; pass `input_data_format` to say otherwise."
+        )
+        is_first = not is_numpy
+    elif not is_first and not is_last:
+        raise ValueError(
+            f"An image must have 1, 3 or 4 channels, first or last, got shape {tuple(image.shape)}. Pass "
+            "`input_data_format` if it has another number of channels."
+        )
+    return ChannelDimension.FIRST if is_first else ChannelDimension.LAST
+
+
+def resize_without_antialias(
+    image: torch.Tensor, size: tuple[int, int], resample: "PILImageResampling | int" = PILImageResampling.BILINEAR
+) -> torch.Tensor:
+    """Resizes a uint8 or float32 image `(channels, height, width)`, interpolating between the nearest pixels only."""
+    if resample not in TORCH_INTERPOLATION_MODES:
+        raise ValueError(
+            f"`antialias=False` goes with nearest, bilinear and bicubic resampling, got "
+            f"{PILImageResampling(resample).name}."
+        )
+    resized = nn.functional.interpolate(image[None].float(), size=size, mode=TORCH_INTERPOLATION_MODES[resample])[0]
+    return resized.round().clamp(0, 255).to(torch.uint8) if image.dtype == torch.uint8 else resized
+
+
+def resize_labels(labels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """
+    Resizes `(height, width)` labels: each new pixel takes the label under its centre, as torch's "nearest-exact" and
+    PIL's nearest do. Counts in half pixels, so that no rounding of floats decides.
+    """
+    rows, columns = (
+        (2 * torch.arange(new, device=labels.device) + 1) * old // (2 * new)
+        for new, old in zip(size, labels.shape, strict=True)
+    )
+    return labels[rows[:, None], columns]
+
+
+def reduce_labels(labels: torch.Tensor) -> torch.Tensor:
+    return torch.where((labels == 0) | (labels == IGNORE_INDEX), IGNORE_INDEX, labels - 1)
+
+
+class SegmenterImageProcessingMixin:
+    """
+    What the two image processors share: everything but resizing with antialiasing. Images are torch tensors of shape
+    `(channels, height, width)` throughout, and processed one by one (so `disable_grouping` has no effect).
+    """
+
+    valid_kwargs = SegmenterImageProcessorKwargs
+    model_input_names = ["pixel_values", "window_offsets"]
+
+    do_convert_rgb = True
+    do_resize = True
+    size = {"shortest_edge": 512, "longest_edge": 2048}
+    default_to_square = False
+    resample = PILImageResampling.BILINEAR
+    antialias = True
+    do_rescale = True
+    rescale_factor = 1 / 255
+    do_normalize = True
+    image_mean = IMAGENET_STANDARD_MEAN
+    image_std = IMAGENET_STANDARD_STD
+    do_split_image = False
+    crop_size = {"height": 512, "width": 512}
+    window_stride = 512
+    do_pad = False
+    patch_size = 16
+    do_reduce_labels = False
+
+    def preprocess(
+        self,
+        images: ImageInput,
+        segmentation_maps: ImageInput | None = None,
+        **kwargs: Unpack[SegmenterImageProcessorKwargs],
+    ) -> BatchFeature:
+        r"""
+        Makes images, and their segmentation maps, into inputs of the model.
+
+        Args:
+            images (`ImageInput`):
+                An image, a batch, or a list of images of any sizes: PIL images of any mode, paths and URLs; arrays and
+                tensors `(height, width)`, or with channels first or last, of type uint8, of uint16 (scaled to 8 bits,
+                as are PIL's modes I;16 and I), or floats in the range of uint8 (0 to 1 with `do_rescale=False`).
+                Transparency is dropped, as by PIL's `convert("RGB")` and the image-segmentation pipeline.
+            segmentation_maps (`ImageInput`, *optional*):
+                A label map for each image, of its size in pixels: PIL images of mode L, P (whose indices are the
+                labels), I;16, I or 1; arrays and tensors `(height, width)`, as a list or a batch.
+            kwargs ([`SegmenterImageProcessorKwargs`]):
+                Settings that differ from the image processor's, for this call.
+
+        Returns:
+            [`BatchFeature`] with a row for each window, or for each image that is not split, in order (a list of them
+            with `return_tensors=None`):
+
+            - **pixel_values** (float32, `(num_windows, num_channels, height, width)`)
+            - **window_offsets** (int64, `(num_windows, 7)`) -- index of the image; top, left, height and width of the
+              window in the resized image, in pixels, without padding; height and width of the resized image.
+            - **labels** (int64, `(num_windows, height, width)`) -- if there are `segmentation_maps`: resized to the
+              nearest label and cut like the images. 255 where there is padding.
+
+        Raises:
+            ValueError: if settings, images or maps do not fit together.
+        """
+        return super().preprocess(images, segmentation_maps, **kwargs)
+
+    def _standardize_kwargs(self, **kwargs) -> dict:
+        # The library calls this when the processor is made and for the settings of each call.
+        kwargs = super()._standardize_kwargs(**kwargs)
+        self._validate_settings(**kwargs)
+        return kwargs
+
+    def _validate_settings(
+        self, size, crop_size, pad_size, window_stride, patch_size, do_split_image, do_center_crop, **kwargs
+    ):
+        height_and_width = ["height", "width"]
+        for name, value, allowed_keys in (
+            ("size", size, [height_and_width, ["shortest_edge"], ["longest_edge", "shortest_edge"]]),
+            ("crop_size", crop_size, [height_and_width]),
+            ("pad_size", pad_size, [height_and_width]),
+        ):
+            value = None if value is None else dict(value)
+            if value is not None and (sorted(value) not in allowed_keys or min(value.values()) < 1):
+                raise ValueError(
+                    f"`{name}` must have the keys {' or '.join(map(str, allowed_keys))}, each at least 1 pixel, got "
+                    f"{value}."
+                )
+        for name, value in (("window_stride", window_stride), ("patch_size", patch_size)):
+            if value is None or value < 1:
+                raise ValueError(f"`{name}` must be at least 1 pixel, got {value}.")
+        if do_center_crop:
+            raise ValueError("`do_center_crop` is not supported: `crop_size` is the window of `do_split_image`.")
+        if do_split_image:
+            if crop_size is None:
+                raise ValueError("`do_split_image` needs `crop_size`, the size of the windows.")
+            shortest = min(crop_size.height, crop_size.width)
+            if window_stride > shortest:
+                raise ValueError(
+                    f"`window_stride` ({window_stride}) leaves gaps between windows of {crop_size.height} x "
+                    f"{crop_size.width} pixels. It must be at most {shortest}."
+                )
+
+    def fetch_images(self, images):
+        if isinstance(images, (list, tuple)):
+            return [self.fetch_images(image) for image in images]
+        if isinstance(images, str) and os.path.isfile(images):
+            # The library's own loaders convert to RGB, by which PIL clips 16 bits.
+            return ImageOps.exif_transpose(Image.open(images))
+        return super().fetch_images(images)
+
+    def _prepare_images_structure(self, images: ImageInput, expected_ndims: int = 3) -> list:
+        """The single images in an image, a batch, or a (nested) list of those."""
+
+        def flatten(images):
+            if isinstance(images, (list, tuple)):
+                return [image for nested in images for image in flatten(nested)]
+            is_batch = not isinstance(images, Image.Image) and images.ndim == expected_ndims + 1
+            return list(images) if is_batch else [images]
+
+        images = flatten(self.fetch_images(images))
+        if not images:
+            raise ValueError("At least one image is needed, got none.")
+        return images
+
+    def process_image(
+        self,
+        image: "Image.Image | np.ndarray | torch.Tensor",
+        do_convert_rgb: bool | None = None,
+        input_data_format: str | ChannelDimension | None = None,
+        device: "str | torch.device | None" = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        """An image of any kind as a tensor of shape `(channels, height, width)`, of type uint8 or float32."""
+        is_pil, is_numpy = isinstance(image, Image.Image), isinstance(image, np.ndarray)
+        # PIL would clip 16 bits and floats on their way to RGB.
+        is_16_bit = is_pil and image.mode.startswith("I")
+        if is_pil and do_convert_rgb and not is_16_bit and image.mode != "F":
+            image = image.convert("RGB")
+
+        image = to_8_bit_range(to_tensor(image), is_16_bit)
+        if image.ndim not in (2, 3) or image.numel() == 0:
+            raise ValueError(
+                f"An image must have 2 or 3 dimensions and at least 1 pixel, got shape {tuple(image.shape)}."
+            )
+        if image.ndim == 2:
+            image = image[None]
+        elif is_pil or (input_data_format or infer_data_format(image, is_numpy)) == ChannelDimension.LAST:
+            image = image.permute(2, 0, 1)
+
+        if do_convert_rgb:
+            if image.shape[0] in (2, 4):
+                image = image[:-1]
+            if image.shape[0] not in (1, 3):
+                raise ValueError(
+                    f"Cannot convert {image.shape[0]} channels to RGB. Pass `input_data_format` if they are not the "
+                    "channels, or `do_convert_rgb=False` to keep them."
+                )
+            image = image.expand(3, -1, -1)
+        return image.to(device or image.device).contiguous()
+
+    def process_segmentation_maps(
+        self, segmentation_maps: ImageInput, images: list[torch.Tensor], do_reduce_labels: bool | None = None
+    ) -> list[torch.Tensor]:
+        """Segmentation maps of any kind as int64 tensors of shape `(height, width)`, that of their `images`."""
+        if not isinstance(segmentation_maps, (list, tuple)):
+            is_array = isinstance(segmentation_maps, (np.ndarray, torch.Tensor))
+            is_batch = is_array and segmentation_maps.ndim > 2 and len(segmentation_maps) == len(images)
+            segmentation_maps = list(segmentation_maps) if is_batch else [segmentation_maps]
+        if len(segmentation_maps) != len(images):
+            raise ValueError(
+                f"Expected {len(images)} segmentation maps, one for each image, got {len(segmentation_maps)}."
+            )
+
+        processed_maps = []
+        for index, (segmentation_map, image) in enumerate(zip(segmentation_maps, images, strict=True)):
+            segmentation_map = to_tensor(segmentation_map).to(image.device)
+            height, width = image.shape[-2:]
+            if tuple(segmentation_map.shape) not in ((height, width), (1, height, width), (height, width, 1)):
+                raise ValueError(
+                    f"Segmentation map {index} must have one label for each pixel of its image, shape ({height}, "
+                    f"{width}), got {tuple(segmentation_map.shape)}. Resize it to the nearest label, or turn colours "
+                    "into labels."
+                )
+            segmentation_map = segmentation_map.reshape(height, width)
+            labels = segmentation_map.to(torch.int64)
+            if segmentation_map.is_floating_point() and (labels != segmentation_map).any():
+                raise ValueError(f"Segmentation map {index} must hold labels, which are whole numbers, got fractions.")
+            processed_maps.append(reduce_labels(labels) if do_reduce_labels else labels)
+        return processed_maps
+
+    def _preprocess_image_like_inputs(
+        self,
+        images: ImageInput,
+        segmentation_maps: ImageInput | None = None,
+        *,
+        do_convert_rgb: bool | None,
+        input_data_format: str | ChannelDimension | None,
+        device: "str | torch.device | None",
+        do_reduce_labels: bool | None,
+        **kwargs,
+    ) -> BatchFeature:
+        images = self._prepare_image_like_inputs(
+            images, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, device=device
+        )
+        if segmentation_maps is not None:
+            segmentation_maps = self.process_segmentation_maps(segmentation_maps, images, do_reduce_labels)
+        return self._preprocess(images, segmentation_maps, **kwargs)
+
+    def _preprocess(
+        self,
+        images: list[torch.Tensor],
+        segmentation_maps: list[torch.Tensor] | None,
+        do_resize: bool | None,
+        size: SizeDict | None,
+        resample: "PILImageResampling | int",
+        antialias: bool | None,
+        do_rescale: bool | None,
+        rescale_factor: float,
+        do_normalize: bool | None,
+        image_mean: "float | tuple[float, ...]",
+        image_std: "float | tuple[float, ...]",
+        do_split_image: bool | None,
+        crop_size: SizeDict | None,
+        window_stride: int,
+        do_pad: bool | None,
+        pad_size: SizeDict | None,
+        return_tensors: str | TensorType | None,
+        **kwargs,
+    ) -> BatchFeature:
+        data = {"pixel_values": [], "window_offsets": []}
+        if segmentation_maps is not None:
+            data["labels"] = []
+
+        for index, image in enumerate(images):
+            if do_resize:
+                image = self.resize(image, size, resample=resample, antialias=antialias)
+            image = image.float()
+            if do_rescale:
+                image = image * rescale_factor
+            if do_normalize:
+                image = self.normalize(image, image_mean, image_std)
+
+            image_size = window_size = tuple(image.shape[-2:])
+            if do_split_image:
+                window_size = crop_size.height, crop_size.width
+                image_size = get_enlarged_size(image_size, window_size)
+                image = resize_without_antialias(image, image_size)
+            if segmentation_maps is not None:
+                labels = resize_labels(segmentation_maps[index], image_size)
+
+            for window in get_windows(index, image_size, window_size, window_stride):
+                data["pixel_values"].append(image[window.area])
+                data["window_offsets"].append(torch.tensor(window))
+                if segmentation_maps is not None:
+                    data["labels"].append(labels[window.area])
+
+        if do_pad:
+            data["pixel_values"] = self.pad(data["pixel_values"], pad_size)
+            if segmentation_maps is not None:
+                data["labels"] = self.pad(data["labels"], pad_size, fill_value=IGNORE_INDEX)
+
+        if return_tensors is not None:
+            sizes = sorted({tuple(image.shape[-2:]) for image in data["pixel_values"]})
+            if len(sizes) > 1:
+                raise ValueError(
+                    f"Images of different sizes cannot be stacked: after resizing, their (height, width) are {sizes}. "
+                    "Pass `do_split_image=True` for sliding windows, `do_pad=True`, or a `size` with height and width."
+                )
+            data = {name: torch.stack(values) for name, values in data.items()}
+        elif self.backend == "pil":
+            data = {name: [value.numpy() for value in values] for name, values in data.items()}
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def resize(
+        self,
+        image: torch.Tensor,
+        size: SizeDict,
+        resample: "PILImageResampling | int" = PILImageResampling.BILINEAR,
+        antialias: bool | None = True,
+        **kwargs,
+    ) -> torch.Tensor:
+        """Resizes an image of shape `(channels, height, width)`, of type uint8 or float32, to what `size` asks for."""
+        resize = self.resize_with_antialias if antialias else resize_without_antialias
+        return resize(image, get_resized_size(image.shape[-2:], size), resample)
+
+    def normalize(
+        self, image: torch.Tensor, mean: "float | tuple[float, ...]", std: "float | tuple[float, ...]", **kwargs
+    ) -> torch.Tensor:
+        """Subtracts `mean` from a float32 image of shape `(channels, height, width)` and divides it by `std`."""
+        mean, std = (torch.tensor(values, device=image.device).reshape(-1, 1, 1) for values in (mean, std))
+        if not {len(mean), len(std)} <= {1, len(image)}:
+            raise ValueError(
+                f"`image_mean` and `image_std` must have a value for each of the {len(image)} channels, got "
+                f"{len(mean)} and {len(std)}."
+            )
+        return (image - mean) / std
+
+    def pad(
+        self, images: list[torch.Tensor], pad_size: SizeDict | None = None, fill_value: int = 0, **kwargs
+    ) -> list[torch.Tensor]:
+        """Pads `(..., height, width)` images at the bottom and right to `pad_size`, or to the largest of each side."""
+        height, width = (max(image.shape[axis] for image in images) for axis in (-2, -1))
+        if pad_size is not None:
+            if pad_size.height < height or pad_size.width < width:
+                raise ValueError(
+                    f"`pad_size` ({pad_size.height} x {pad_size.width}) must be at least the largest height and width "
+                    f"of the images ({height} x {width})."
+                )
+            height, width = pad_size.height, pad_size.width
+        return [
+            nn.functional.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2]), value=fill_value)
+            for image in images
+        ]
+
+    @torch.no_grad()
+    def post_process_semantic_segmentation(
+        self,
+        outputs,
+        target_sizes: "list[tuple[int, int]] | torch.Tensor | None" = None,
+        return_segmentation_scores: bool = False,
+    ) -> "list[torch.Tensor] | list[SemanticSegmentationPostProcessorOutput]":
+        """
+        Converts the output of [`SegmenterForSemanticSegmentation`] into semantic segmentation maps: upsamples the
+        logits to pixels, averages them where windows overlap, drops padding, resizes to the target size, and takes the
+        label with the highest score. A model with one logit gives label 1 where its sigmoid exceeds 0.5, else 0.
+
+        Args:
+            outputs ([`SegmenterSemanticSegmenterOutput`]):
+                Output of the model, or a mapping: `logits` of shape `(num_windows, num_labels, grid_height,
+                grid_width)` and the `window_offsets` that the image processor gave, of shape `(num_windows, 7)`.
+                Without those, each row of the logits is taken to be a whole image.
+            target_sizes (`list[tuple[int, int]]` or `torch.Tensor` of shape `(num_images, 2)`, *optional*):
+                `(height, width)` of each map in pixels, usually those of the original images. Defaults to the sizes of
+                the resized images, or to that of the logits if there are no offsets.
+            return_segmentation_scores (`bool`, *optional*, defaults to `False`):
+                Whether to return the scores too: the averaged logits, whose softmax (sigmoid, if there is only one) is
+                the probabilities.
+
+        Returns:
+            `list[torch.Tensor]` with the int64 map of each image, `(height, width)`; or, with
+            `return_segmentation_scores=True`, a list of [`SemanticSegmentationPostProcessorOutput`] with that map as
+            `segmentation` and with `segmentation_scores`, float32 of shape `(num_labels, height, width)`.
+
+        Raises:
+            ValueError: if logits, offsets and target sizes do not fit together, or windows do not cover their image.
+        """
+        if isinstance(outputs, Mapping):
+            logits, window_offsets = outputs["logits"], outputs.get("window_offsets")
+        else:
+            logits, window_offsets = outputs.logits, getattr(outputs, "window_offsets", None)
+
+        if window_offsets is None:
+            # Whole images, measured in patches.
+            grid = tuple(logits.shape[-2:])
+            images = [{row: Window(row, 0, 0, *grid, *grid)} for row in range(len(logits))]
+            patch_size = 1
+        else:
+            images = self._group_windows(logits, window_offsets)
+            patch_size = self.patch_size
+
+        if target_sizes is None:
+            target_sizes = [next(iter(windows.values()))[-2:] for windows in images]
+        elif isinstance(target_sizes, torch.Tensor):
+            target_sizes = target_sizes.tolist()
+        if np.shape(target_sizes) != (len(images), 2) or np.min(target_sizes) < 1:
+            raise ValueError(
+                f"`target_sizes` must be a (height, width) of at least 1 pixel for each of {len(images)} image(s), "
+                f"got {target_sizes}."
+            )
+
+        results = []
+        for windows, target_size in zip(images, target_sizes, strict=True):
+            target_size = tuple(int(side) for side in target_size)
+            segmentation, scores = self._segment(logits, windows, patch_size, target_size, return_segmentation_scores)
+            if return_segmentation_scores:
+                data = {"segmentation": segmentation, "segmentation_scores": scores}
+                results.append(SemanticSegmentationPostProcessorOutput(data=data))
+            else:
+                results.append(segmentation)
+        return results
+
+    def _group_windows(self, logits: torch.Tensor, window_offsets: torch.Tensor) -> list[dict[int, Window]]:
+        """The windows of each image, in the order of the images, by their row in the logits."""
+        if tuple(window_offsets.shape) != (len(logits), 7):
+            raise ValueError(
+                f"`window_offsets` must have shape ({len(logits)}, 7), a row for each of the logits, got "
+                f"{tuple(window_offsets.shape)}."
+            )
+        windows = [Window(*offsets) for offsets in window_offsets.tolist()]
+
+        grid = tuple(logits.shape[-2:])
+        height, width = (max(getattr(window, side) for window in windows) for side in ("height", "width"))
+        expected_grid = (-(-height // self.patch_size), -(-width // self.patch_size))
+        is_padded = self.do_pad and grid[0] >= expected_grid[0] and grid[1] >= expected_grid[1]
+        if grid != expected_grid and not is_padded:
+            raise ValueError(
+                f"With patches of {self.patch_size} pixels, windows of {height} x {width} have logits of "
+                f"{expected_grid[0]} x {expected_grid[1]}, got {grid[0]} x {grid[1]}. Give the image processor the "
+                "`patch_size` of the model (and `do_pad=True`, if the windows were padded)."
+            )
+
+        images = {}
+        for row, window in enumerate(windows):
+            images.setdefault(window.image_index, {})[row] = window
+        for windows_of_image in images.values():
+            self._check_windows(list(windows_of_image.values()))
+        return [images[index] for index in sorted(images)]
+
+    def _check_windows(self, windows: list[Window]):
+        """Refuses windows of one image that contradict each other or leave parts of it uncovered."""
+        index, *_, height, width = windows[0]
+        is_consistent = all(
+            (window.image_height, window.image_width) == (height, width)
+            and 0 <= window.top <= height - window.height
+            and 0 <= window.left <= width - window.width
+            for window in windows
+        )
+        if not is_consistent or len(set(windows)) < len(windows):
+            raise ValueError(
+                f"`window_offsets` give image {index} different sizes, windows beyond its borders, or the same window "
+                "twice. Post-process the outputs of each call of the image processor by themselves."
+            )
+        is_covered = torch.zeros(height, width, dtype=torch.bool)
+        for window in windows:
+            is_covered[window.area] = True
+        if not is_covered.all():
+            raise ValueError(
+                f"{len(windows)} window(s) do not cover the {height} x {width} pixels of image {index}. Post-process "
+                "all windows of an image together; in a pipeline, with batch_size=1."
+            )
+
+    def _segment(
+        self,
+        logits: torch.Tensor,
+        windows: dict[int, Window],
+        patch_size: int,
+        target_size: tuple[int, int],
+        return_scores: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Map `(height, width)` and, if asked for, scores `(num_labels, height, width)` of one image."""
+        device, num_labels = logits.device, logits.shape[1]
+        image_size = next(iter(windows.values()))[-2:]
+        padded_size = (logits.shape[-2] * patch_size, logits.shape[-1] * patch_size)
+        num_windows = torch.zeros(image_size, device=device)
+        for window in windows.values():
+            num_windows[window.area] += 1
+
+        # Several logits compete with each other, a single one with 0, where its sigmoid is 0.5.
+        is_binary = num_labels == 1
+        segmentation = torch.zeros(target_size, dtype=torch.int64, device=device)
+        best_scores = torch.full(target_size, 0.0 if is_binary else -torch.inf, device=device)
+        scores = torch.empty(num_labels, *target_size, device=device) if return_scores else None
+
+        # A few classes at a time: all of ADE20K's 150 would take 1.2 GB at 2048 x 1024 pixels, several times over.
+        num_pixels = max(math.prod(size) for size in (image_size, padded_size, target_size))
+        chunk_size = max(1, MAX_SCORE_BYTES // (num_pixels * best_scores.element_size()))
+        for start in range(0, num_labels, chunk_size):
+            chunk = logits[:, start : start + chunk_size]
+            image_scores = torch.zeros(chunk.shape[1], *image_size, device=device)
+            for row, window in windows.items():
+                upsampled = nn.functional.interpolate(chunk[row, None].float(), size=padded_size, mode="bilinear")
+                image_scores[window.area] += upsampled[0, :, : window.height, : window.width]
+            image_scores /= num_windows
+            image_scores = nn.functional.interpolate(image_scores[None], size=target_size, mode="bilinear")[0]
+            if return_scores:
+                scores[start : start + chunk_size] = image_scores
+            chunk_best, chunk_labels = image_scores.max(dim=0)
+            segmentation = torch.where(chunk_best > best_scores, chunk_labels + start + is_binary, segmentation)
+            best_scores = torch.maximum(chunk_best, best_scores)
+        return segmentation, scores
+
+    def to_dict(self) -> dict:
+        """The settings, and in `auto_map` where `trust_remote_code=True` finds the class of each backend."""
+        # In a function, as that file imports this one. The library looks for relative imports in functions too, and
+        # copies what it finds along with the class that is saved: so each of the two files brings the other.
+        from .image_processing_segmenter import SegmenterImageProcessor
+
+        def reference(cls):
+            return f"{cls.__module__.rpartition('.')[-1]}.{cls.__name__}"
+
+        settings = super().to_dict()
+        references = {"torchvision": reference(SegmenterImageProcessor), "pil": reference(SegmenterImageProcessorPil)}
+        # Subclasses keep the reference to themselves that the library writes.
+        if reference(type(self)) in references.values():
+            settings["auto_map"] = {"AutoImageProcessor": references}
+        return settings
+
+
+class SegmenterImageProcessorPil(SegmenterImageProcessingMixin, PilBackend):
+    r"""
+    Image processor of Segmenter that resizes with PIL, works on the CPU, and needs no torchvision. It takes the
+    settings of [`SegmenterImageProcessor`] and gives the same results, but for what the two libraries round
+    differently when they resize with `antialias=True`.
+
+    Args:
+        kwargs ([`SegmenterImageProcessorKwargs`]):
+            Settings, see [`SegmenterImageProcessor`].
+
+    Raises:
+        ValueError: for settings that do not fit together, here and at each call.
+    """
+
+    def process_image(self, image: "Image.Image | np.ndarray | torch.Tensor", **kwargs) -> torch.Tensor:
+        return super().process_image(image, **{**kwargs, "device": "cpu"})
+
+    def resize_with_antialias(
+        self, image: torch.Tensor, size: tuple[int, int], resample: "PILImageResampling | int"
+    ) -> torch.Tensor:
+        height, width = size
+        # By channel, as PIL does inside: so for any number of channels, and for floats.
+        channels = [Image.fromarray(channel).resize((width, height), resample) for channel in image.numpy()]
+        return torch.from_numpy(np.stack([np.asarray(channel) for channel in channels]))
+
+
+__all__ = ["SegmenterImageProcessorPil"]
