@@ -4,7 +4,7 @@ Score a model on a dataset by the sliding-window protocol at the label maps' own
 
     python scripts/evaluate_semantic_segmentation.py --model MODEL --dataset_name DATASET_FOLDER
 
-COST: about half a second an image on two CPU cores with the checkpoint that ships with the package. RESULT: mean IoU,
+COST: about a fifth of a second an image on two CPU cores with the shipped checkpoint. RESULT: mean IoU,
 mean and overall accuracy and each class's IoU, as fractions, with the protocol and the versions they were measured
 with, as JSON. Classes that do not occur are null.
 """

@@ -4,7 +4,7 @@ Segment photos and write overlays.
 
     python scripts/segment.py scripts/images/china.jpg --output_dir outputs
 
-COST: about a second a photo on two CPU cores with the checkpoint that ships with the package. RESULT: for each photo
+COST: about a quarter of a second a photo on two CPU cores with the shipped checkpoint. RESULT: for each photo
 its classes with their share of the pixels, and OUTPUT_DIR/<name>_overlay.png. Exit code 2 when a file is not an image.
 """
 

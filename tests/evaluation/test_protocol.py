@@ -70,6 +70,27 @@ def test_loss_is_the_mean_over_the_pixels_of_all_windows(model, image_processor,
     assert results["loss"] == pytest.approx(together.loss.item(), rel=1e-5)
 
 
+@torch.no_grad()
+def test_binary_models_are_scored_on_both_labels(image_processor):
+    torch.manual_seed(0)
+    config = tiny_config(decoder_type="linear", num_labels=1, initializer_range=0.5)
+    model = SegmenterForSemanticSegmentation(config)
+    generator = np.random.default_rng(0)
+    image = Image.fromarray(generator.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize((70, 50))
+    labels = generator.choice([0, 1, 255], (50, 70)).astype(np.uint8)
+    results = evaluate_sliding_window(
+        model, image_processor, [{"image": image, "annotation": Image.fromarray(labels)}]
+    )
+
+    outputs = model.eval()(**image_processor(image, return_tensors="pt"))
+    prediction = image_processor.post_process_semantic_segmentation(outputs, [labels.shape])[0].numpy()
+    assert set(np.unique(prediction)) == {0, 1}
+    for label, iou in enumerate(results["per_category_iou"]):
+        found, true = (prediction == label) & (labels != 255), labels == label
+        assert iou == pytest.approx((found & true).sum() / (found | true).sum())
+    assert len(results["per_category_iou"]) == 2
+
+
 def test_leaves_the_model_in_the_mode_it_was_in(model, image_processor, examples):
     for training in (True, False):
         model.train(training)
