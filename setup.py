@@ -17,8 +17,8 @@ extras = {
     "train": ["accelerate>=1.8.0", "datasets>=4.0.0", "transformers>=5.6.0"],
     # The protocols that the published figures were measured by.
     "evaluate": ["datasets>=4.0.0"],
-    # Checkpoints of other code bases.
-    "convert": ["pyyaml>=6.0"],
+    # Checkpoints of other code bases. Downloads also take the HTTP client of huggingface_hub, whichever it depends on.
+    "convert": ["filelock>=3.12", "pyyaml>=6.0"],
 }
 extras["all"] = sorted({requirement for requirements in extras.values() for requirement in requirements})
 extras["test"] = [
@@ -29,6 +29,8 @@ extras["test"] = [
     "pytest-xdist>=3.6",
     "ruff>=0.17,<0.18",
     "setuptools>=77",
+    # With which encoders of timm are converted; conversion asks for it only where it downloads one by name.
+    "timm>=1.0.31",
 ]
 
 setup(

@@ -1,45 +1,123 @@
 """
-Converts a checkpoint of the original Segmenter implementation into a folder that `from_pretrained` loads.
+Converts a checkpoint of another implementation into a folder that `from_pretrained` loads.
 
     python scripts/convert_checkpoint.py SOURCE OUTPUT_DIR
+    python scripts/convert_checkpoint.py --released NAME OUTPUT_DIR
 
-SOURCE is a folder that holds checkpoint.pth and variant.yml, as published with
-https://github.com/rstrudel/segmenter, or a .pth file with variant.yml beside it. Nothing in either is executed.
+SOURCE is a file of weights or the folder that holds it. What it is, is told by its contents:
+
+    original                checkpoint.pth with variant.yml beside it, as published with
+                            https://github.com/rstrudel/segmenter
+    mmsegmentation          a Segmenter of MMSegmentation 0.x or 1.x; the config, if it is not inside, beside it
+    augreg                  Vision Transformer weights in JAX's layout (.npz)
+    timm                    a Vision Transformer of timm or DeiT (.pth, .safetensors or a folder with one), or
+                            timm:NAME, which timm downloads
+    mmsegmentation-encoder  the weights that MMSegmentation's Segmenters start from
+    transformers            a folder of a ViT or DeiT of transformers
+
+The first two give a model that segments, the others an encoder: SegmenterForSemanticSegmentation.from_pretrained loads
+it beneath a new decoder, to be trained. NAME is a released checkpoint (--list_released): it is downloaded, resuming
+what an earlier run left, checked, and saved with the protocol of its published evaluation. Nothing in a file is
+executed.
 
 Cost: seconds, for reading and writing the weights once, and memory for at most twice their size.
 Result: OUTPUT_DIR with model.safetensors, config.json, preprocessor_config.json and the modelling code, which
-AutoModelForSemanticSegmentation and pipeline("image-segmentation") load; its outputs are those of the original within
+AutoModelForSemanticSegmentation and pipeline("image-segmentation") load; its outputs are those of the source within
 1e-4. A source that cannot be converted gives one line that says why and exit code 2, and leaves nothing behind.
 """
 
 import argparse
 import sys
 
-from segmenter_hf.conversion import ConversionError, convert_checkpoint
+from segmenter_hf import SegmenterForSemanticSegmentation
+from segmenter_hf.conversion import ConversionError, EncoderOptions, convert_checkpoint, convert_released
+from segmenter_hf.conversion.formats import FORMATS
+from segmenter_hf.conversion.released import format_table
 
 
-def main() -> int:
+def parse_size(text: str) -> tuple[int, int]:
+    """`(height, width)` of a number of pixels, or of two with an x between."""
+    sides = [int(side) for side in text.split("x")]
+    if len(sides) > 2 or min(sides) < 1:
+        raise ValueError(text)
+    return sides[0], sides[-1]
+
+
+class ListReleased(argparse.Action):
+    """Prints the table of released checkpoints and exits, as --help does."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        print(format_table())
+        parser.exit()
+
+
+def parse_arguments() -> argparse.Namespace:
     description, _, details = __doc__.strip().partition("\n\n")
     parser = argparse.ArgumentParser(
         description=description, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", metavar="SOURCE", help="folder of checkpoint.pth and variant.yml, or the .pth file")
+    parser.add_argument("source", metavar="SOURCE", nargs="?", help="file, folder, or timm:NAME; not with --released")
     parser.add_argument(
         "output_dir", metavar="OUTPUT_DIR", help="folder to write; without --overwrite it must be empty or not exist"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the model that is already in OUTPUT_DIR")
-    args = parser.parse_args()
+    parser.add_argument("--format", choices=FORMATS, help="the format of SOURCE, where its contents should not tell")
 
-    try:
-        model = convert_checkpoint(args.source, args.output_dir, overwrite=args.overwrite)
-    except ConversionError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 2
-    config = model.config
-    print(
-        f"{args.output_dir}: {config.decoder_type} decoder, {config.num_labels} labels, "
-        f"patch size {config.patch_size}, {model.num_parameters() / 1e6:.1f}M parameters"
+    released = parser.add_argument_group("released checkpoints")
+    released.add_argument("--released", metavar="NAME", help="the released checkpoint to download and convert")
+    released.add_argument("--cache_dir", help="folder of downloads (default: segmenter_hf in Hugging Face's cache)")
+    released.add_argument("--list_released", action=ListReleased, nargs=0, help="print the released checkpoints, exit")
+
+    encoders = parser.add_argument_group("encoders", "What their files do not say, or you want otherwise.")
+    encoders.add_argument(
+        "--image_size",
+        type=parse_size,
+        metavar="SIZE",
+        help="resize position embeddings to images of so many pixels: 512, or 512x1024 for HEIGHTxWIDTH",
     )
+    encoders.add_argument("--num_attention_heads", type=int, help="default: one for each 64 channels")
+    encoders.add_argument(
+        "--position_embedding_interpolation",
+        choices=("bilinear", "bicubic"),
+        help="how position embeddings are resized, here and later (default: as the source does)",
+    )
+    encoders.add_argument(
+        "--normalization",
+        choices=("vit", "deit"),
+        help="mean and standard deviation of images: vit 0.5 and 0.5, deit those of ImageNet (default: the source's)",
+    )
+
+    args = parser.parse_args()
+    if (args.source is None) != (args.released is not None):
+        parser.error("name either SOURCE and OUTPUT_DIR, or --released NAME and OUTPUT_DIR")
+    return args
+
+
+def main() -> int:
+    args = parse_arguments()
+    options = EncoderOptions(
+        image_size=args.image_size,
+        num_attention_heads=args.num_attention_heads,
+        position_embedding_interpolation=args.position_embedding_interpolation,
+        normalization=args.normalization,
+    )
+    settings = {"overwrite": args.overwrite, "format": args.format, "encoder_options": options}
+    try:
+        if args.released is None:
+            model = convert_checkpoint(args.source, args.output_dir, **settings)
+        else:
+            model = convert_released(args.released, args.output_dir, cache_dir=args.cache_dir, **settings)
+    except ConversionError as error:
+        print(f"convert_checkpoint.py: error: {error}", file=sys.stderr)
+        return 2
+
+    config = model.config
+    if isinstance(model, SegmenterForSemanticSegmentation):
+        kind = f"{config.decoder_type} decoder, {config.num_labels} labels"
+    else:
+        kind = f"encoder of {config.num_hidden_layers} layers for images of {config.image_size}"
+    size = f"{model.num_parameters() / 1e6:.1f}M parameters"
+    print(f"{args.output_dir}: {kind}, patch size {config.patch_size}, {size}")
     return 0
 
 

@@ -60,7 +60,10 @@ def main() -> int:
             print(f"  {segment['label']:<20} {share:6.1%}")
 
         unfinished = output.with_suffix(".part")
-        draw_overlay(image, segmentation, segmenter.model.config.id2label).save(unfinished, format="PNG")
+        config = segmenter.model.config
+        # Models that others made for the pipeline have no palette.
+        palette = getattr(config, "palette", None)
+        draw_overlay(image, segmentation, config.id2label, palette=palette).save(unfinished, format="PNG")
         os.replace(unfinished, output)
         print(f"  overlay: {output}")
     return 0

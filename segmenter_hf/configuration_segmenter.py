@@ -60,6 +60,8 @@ class SegmenterConfig(PreTrainedConfig):
             layer; it grows linearly from 0 at the first.
         decoder_layer_norm_eps (`float`, *optional*, defaults to 1e-5): Epsilon of the mask transformer's LayerNorms.
         semantic_loss_ignore_index (`int`, *optional*, defaults to 255): Label that the loss ignores.
+        palette (`list[list[int]]`, *optional*): For drawing, the colour of each name in `id2label`: red, green and
+            blue from 0 to 255. Other labels than those it was made for drop it.
 
     `num_labels=1` makes a binary model (linear decoder only): one logit a pixel, whose sigmoid is the probability of
     label 1, while `id2label` names both labels 0 and 1.
@@ -107,6 +109,7 @@ class SegmenterConfig(PreTrainedConfig):
     decoder_drop_path_rate: float | int = 0.0
     decoder_layer_norm_eps: float = 1e-5
     semantic_loss_ignore_index: int = 255
+    palette: list[list[int]] | None = None
 
     def __post_init__(self, **kwargs):
         if self.decoder_hidden_size is None:
@@ -144,6 +147,9 @@ class SegmenterConfig(PreTrainedConfig):
         if self.id2label is not None and num_labels == self.num_labels:
             return
         self.is_binary = num_labels == 1
+        # Colours belong to the labels that are replaced. There are none yet while the config is made.
+        if self.id2label is not None:
+            self.palette = None
         self.id2label = {index: f"LABEL_{index}" for index in range(2 if self.is_binary else num_labels)}
         self.label2id = {label: index for index, label in self.id2label.items()}
 
@@ -168,7 +174,7 @@ class SegmenterConfig(PreTrainedConfig):
             if stored_num_labels == 1 and len(kwargs.get("id2label", ())) == 2:
                 kwargs.setdefault("num_labels", 1)
                 overridden.add("num_labels")
-            for name in label_fields:
+            for name in (*label_fields, "palette"):
                 config_dict.pop(name, None)
         for name in overridden:
             config_dict[name] = kwargs.pop(name)
@@ -263,6 +269,14 @@ class SegmenterConfig(PreTrainedConfig):
             raise ValueError(
                 f"`id2label` must name the labels 0 to {max(2, self.num_labels) - 1}, got {sorted(self.id2label)}. "
                 "A binary model (`num_labels=1`) names both labels, 0 and 1."
+            )
+        if self.palette is not None and (
+            len(self.palette) != len(self.id2label)
+            or not all(len(colour) == 3 and min(colour) >= 0 and max(colour) <= 255 for colour in self.palette)
+        ):
+            raise ValueError(
+                f"`palette` must have red, green and blue from 0 to 255 for each of {len(self.id2label)} labels, got "
+                f"{self.palette}."
             )
 
 

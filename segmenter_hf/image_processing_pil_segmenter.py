@@ -52,8 +52,9 @@ class SegmenterImageProcessorKwargs(ImagesKwargs, total=False):
     do_split_image (`bool`, *optional*, defaults to `self.do_split_image`):
         Whether to cut images into sliding windows of `crop_size` pixels, the protocol of the published results. An
         image below the window is enlarged to it.
-    window_stride (`int`, *optional*, defaults to `self.window_stride`):
-        Distance of neighbouring windows in pixels, in both directions; at most the sides of `crop_size`.
+    window_stride (`int` or `dict[str, int]`, *optional*, defaults to `self.window_stride`):
+        Distance of neighbouring windows in pixels, at most the sides of `crop_size`: in both directions, or with the
+        keys `height` and `width` for each of them.
     patch_size (`int`, *optional*, defaults to `self.patch_size`):
         Side of the model's patches in pixels, by which post-processing upsamples the logits.
     antialias (`bool`, *optional*, defaults to `self.antialias`):
@@ -64,7 +65,7 @@ class SegmenterImageProcessorKwargs(ImagesKwargs, total=False):
     """
 
     do_split_image: bool | None
-    window_stride: int | None
+    window_stride: int | dict[str, int] | None
     patch_size: int | None
     antialias: bool | None
     do_reduce_labels: bool | None
@@ -87,13 +88,20 @@ class Window(NamedTuple):
         return ..., slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
 
 
+def get_strides(window_stride: int | Mapping[str, int]) -> tuple[int, int]:
+    """Distance of neighbouring windows in pixels, down and across."""
+    if isinstance(window_stride, Mapping):
+        return window_stride["height"], window_stride["width"]
+    return window_stride, window_stride
+
+
 def get_windows(
-    image_index: int, image_size: tuple[int, int], window_size: tuple[int, int], stride: int
+    image_index: int, image_size: tuple[int, int], window_size: tuple[int, int], strides: tuple[int, int]
 ) -> list[Window]:
-    """Windows of an image, one every `stride` pixels from the top left, the last ones flush with the border."""
+    """Windows of an image, one every `strides` pixels from the top left, the last ones flush with the border."""
     tops, lefts = (
         (*range(0, length - window, stride), length - window)
-        for length, window in zip(image_size, window_size, strict=True)
+        for length, window, stride in zip(image_size, window_size, strides, strict=True)
     )
     return [Window(image_index, top, left, *window_size, *image_size) for top in tops for left in lefts]
 
@@ -288,19 +296,26 @@ class SegmenterImageProcessingMixin:
                     f"`{name}` must have the keys {' or '.join(map(str, allowed_keys))}, each at least 1 pixel, got "
                     f"{value}."
                 )
-        for name, value in (("window_stride", window_stride), ("patch_size", patch_size)):
-            if value is None or value < 1:
-                raise ValueError(f"`{name}` must be at least 1 pixel, got {value}.")
+        if patch_size is None or patch_size < 1:
+            raise ValueError(f"`patch_size` must be at least 1 pixel, got {patch_size}.")
+        is_mapping = isinstance(window_stride, Mapping)
+        if window_stride is None or (is_mapping and sorted(window_stride) != height_and_width):
+            raise ValueError(
+                f"`window_stride` must be a number of pixels or have the keys {height_and_width}, got {window_stride}."
+            )
+        strides = get_strides(window_stride)
+        if min(strides) < 1:
+            raise ValueError(f"`window_stride` must be at least 1 pixel, got {window_stride}.")
         if do_center_crop:
             raise ValueError("`do_center_crop` is not supported: `crop_size` is the window of `do_split_image`.")
         if do_split_image:
             if crop_size is None:
                 raise ValueError("`do_split_image` needs `crop_size`, the size of the windows.")
-            shortest = min(crop_size.height, crop_size.width)
-            if window_stride > shortest:
+            if strides[0] > crop_size.height or strides[1] > crop_size.width:
                 raise ValueError(
                     f"`window_stride` ({window_stride}) leaves gaps between windows of {crop_size.height} x "
-                    f"{crop_size.width} pixels. It must be at most {shortest}."
+                    f"{crop_size.width} pixels. It must be at most {min(crop_size.height, crop_size.width)}, or those "
+                    "as `height` and `width`."
                 )
 
     def fetch_images(self, images):
@@ -424,7 +439,7 @@ class SegmenterImageProcessingMixin:
         image_std: "float | tuple[float, ...]",
         do_split_image: bool | None,
         crop_size: SizeDict | None,
-        window_stride: int,
+        window_stride: int | dict[str, int],
         do_pad: bool | None,
         pad_size: SizeDict | None,
         return_tensors: str | TensorType | None,
@@ -451,7 +466,7 @@ class SegmenterImageProcessingMixin:
             if segmentation_maps is not None:
                 labels = resize_labels(segmentation_maps[index], image_size)
 
-            for window in get_windows(index, image_size, window_size, window_stride):
+            for window in get_windows(index, image_size, window_size, get_strides(window_stride)):
                 data["pixel_values"].append(image[window.area])
                 data["window_offsets"].append(torch.tensor(window))
                 if segmentation_maps is not None:

@@ -2,6 +2,7 @@
 
 import colorsys
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -32,7 +33,11 @@ def distinct_colours(number: int) -> list[tuple[int, int, int]]:
 
 
 def draw_overlay(
-    image: Image.Image, segmentation: np.ndarray, id2label: dict[int, str], opacity: float = 0.55
+    image: Image.Image,
+    segmentation: np.ndarray,
+    id2label: dict[int, str],
+    opacity: float = 0.55,
+    palette: Sequence[Sequence[int]] | None = None,
 ) -> Image.Image:
     """
     Draws a label map over its image, with a legend of the labels that occur, largest first, on the right.
@@ -42,6 +47,8 @@ def draw_overlay(
         segmentation (`np.ndarray` of shape `(height, width)`): Its label map.
         id2label (`dict[int, str]`): Names of the labels.
         opacity (`float`, *optional*, defaults to 0.55): Weight of the colours against the picture.
+        palette (`Sequence[Sequence[int]]`, *optional*): Red, green and blue of each label, such as `config.palette`.
+            Defaults to [`palette_for`] the labels.
 
     Raises:
         ValueError: if the map's size is not the image's.
@@ -51,7 +58,7 @@ def draw_overlay(
             f"`segmentation` must have the image's (height, width) {(image.height, image.width)}, got "
             f"{segmentation.shape}."
         )
-    palette = np.array(palette_for(id2label), dtype=np.uint8)
+    palette = np.array(palette_for(id2label) if palette is None else palette, dtype=np.uint8)
     coloured = Image.fromarray(palette[segmentation])
     blended = Image.blend(image.convert("RGB"), coloured, opacity)
 

@@ -96,6 +96,11 @@ def test_patch_grid(image_size, patch_size, expected):
             {"num_labels": 1, "decoder_type": "linear", "id2label": {0: "crack"}},
             "binary model .* names both labels, 0 and 1",
         ),
+        ({"num_labels": 2, "palette": [[0, 0, 0]]}, "`palette` must have red, green and blue .* for each of 2 labels"),
+        ({"num_labels": 2, "palette": [[0, 0, 0], [0, 0, 256]]}, r"`palette` must .*, got .*\[0, 0, 256\]"),
+        ({"num_labels": 2, "palette": [[0, 0, 0], [0, 0, -1]]}, r"`palette` must .*, got .*\[0, 0, -1\]"),
+        ({"num_labels": 2, "palette": [[0, 0, 0], [0, 0]]}, r"`palette` must .*, got .*\[0, 0\]"),
+        ({"num_labels": 2, "palette": [[0, 0, 0], []]}, "`palette` must have red, green and blue"),
         ({"image_size": 8}, r"`image_size` \(8\) must be at least `patch_size` \(16\)"),
         ({"image_size": (64, 8)}, r"`image_size` \(\(64, 8\)\) must be at least `patch_size` \(16\)"),
         ({"image_size": [64, 64, 64]}, r"`image_size` must be an int or \(height, width\)"),
@@ -194,6 +199,48 @@ def test_binary_models_have_one_logit_and_two_names(id2label, tmp_path):
         assert each.label2id == {name: index for index, name in each.id2label.items()}
 
 
+# Palette
+
+PALETTE = [[70, 130, 180], [128, 64, 128], [107, 142, 35]]
+
+
+def test_there_is_no_palette_by_default(tmp_path):
+    assert SegmenterConfig().palette is None
+    assert round_trip(tiny_config(), tmp_path).palette is None
+
+
+def test_palette_survives_saving_and_copying(tmp_path):
+    config = tiny_config(id2label={0: "sky", 1: "road", 2: "tree"}, palette=PALETTE)
+    for each in (round_trip(config, tmp_path), copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
+        assert each.palette == PALETTE
+        assert each.id2label == config.id2label
+    assert round_trip(config, tmp_path, num_labels=3).palette == PALETTE
+
+
+def test_a_binary_model_has_a_colour_for_both_labels():
+    config = tiny_config(decoder_type="linear", num_labels=1, palette=PALETTE[:2])
+    assert config.palette == PALETTE[:2]
+    with pytest.raises(ValueError, match="`palette` must .* for each of 2 labels"):
+        tiny_config(decoder_type="linear", num_labels=1, palette=PALETTE[:1])
+
+
+@pytest.mark.parametrize("labels", [{"num_labels": 2}, {"id2label": {0: "cat", 1: "dog", 2: "cow"}}])
+def test_other_labels_drop_the_palette(labels, tmp_path):
+    """Colours belong to names, whether or not there are as many."""
+    config = tiny_config(id2label={0: "sky", 1: "road", 2: "tree"}, palette=PALETTE)
+    assert round_trip(config, tmp_path, **labels).palette is None
+    colours = [[1, 2, 3]] * len(labels.get("id2label", range(2)))
+    assert round_trip(config, tmp_path, palette=colours, **labels).palette == colours
+
+
+def test_setting_another_number_of_labels_drops_the_palette():
+    config = tiny_config(id2label={0: "sky", 1: "road", 2: "tree"}, palette=PALETTE)
+    config.num_labels = 3
+    assert config.palette == PALETTE
+    config.num_labels = 4
+    assert config.palette is None
+
+
 # Saving and loading
 
 
@@ -224,6 +271,7 @@ def test_every_field_survives_json(tmp_path):
         "decoder_drop_path_rate": 0.06,
         "decoder_layer_norm_eps": 1e-7,
         "semantic_loss_ignore_index": 0,
+        "palette": [[index, 0, 255] for index in range(SegmenterConfig().num_labels)],
     }
     assert values.keys() == SegmenterConfig.__annotations__.keys() - {"model_type"}
     default = SegmenterConfig()

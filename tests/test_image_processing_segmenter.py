@@ -396,6 +396,36 @@ def test_windows_that_are_not_square(processor_class, size):
     assert covered.all()
 
 
+def test_strides_of_either_direction(processor_class):
+    processor = processor_class(
+        do_resize=False, do_split_image=True, crop_size=(32, 48), window_stride={"height": 20, "width": 40}
+    )
+    offsets = processor(picture(70, 130), return_tensors="pt")["window_offsets"]
+    expected = [[0, top, left, 32, 48, 70, 130] for top in (0, 20, 38) for left in (0, 40, 80, 82)]
+    assert offsets.tolist() == expected
+    # Of a call, and the same as one number where both are equal.
+    for window_stride in ({"width": 31, "height": 31}, 31):
+        inputs = processor(picture(70, 130), return_tensors="pt", window_stride=window_stride)
+        assert inputs["window_offsets"][:, 1:3].tolist() == [
+            [top, left] for top in (0, 31, 38) for left in (0, 31, 62, 82)
+        ]
+
+
+def test_windows_of_either_direction_make_maps(processor_class):
+    """Scores of a constant stay constant where windows overlap."""
+    processor = processor_class(
+        do_resize=False, do_split_image=True, patch_size=8, crop_size=32, window_stride={"height": 9, "width": 32}
+    )
+    inputs = processor(picture(50, 70), label_map(50, 70), return_tensors="pt")
+    assert inputs["labels"].shape == (len(inputs["window_offsets"]), 32, 32)
+    logits = torch.tensor([1.0, 3.0, 2.0])[None, :, None, None].expand(len(inputs["labels"]), 3, 4, 4)
+    (result,) = processor.post_process_semantic_segmentation(
+        {"logits": logits, "window_offsets": inputs["window_offsets"]}, return_segmentation_scores=True
+    )
+    assert (result["segmentation"] == 1).all()
+    assert torch.equal(result["segmentation_scores"][:, 49, 69], torch.tensor([1.0, 3.0, 2.0]))
+
+
 def test_strips_are_stretched_rather_than_made_enormous(processor_class):
     processor = processor_class(do_split_image=True)
     for size, offsets in (((1, 3000), [512, 2048]), ((3000, 1), [2048, 512])):
@@ -580,6 +610,17 @@ def test_refused_maps(processor_class, segmentation_maps, message):
         ),
         ({"do_split_image": True, "crop_size": (64, 32), "window_stride": 40}, "at most 32"),
         ({"window_stride": 0}, "`window_stride` must be at least 1 pixel, got 0"),
+        ({"window_stride": {"height": 32, "width": 0}}, "`window_stride` must be at least 1 pixel, got .*'width': 0"),
+        ({"window_stride": {"height": 32}}, r"`window_stride` must be .* \['height', 'width'\], got {'height': 32}"),
+        ({"window_stride": {"shortest_edge": 32}}, "`window_stride` must be a number of pixels or have the keys"),
+        (
+            {"do_split_image": True, "crop_size": (64, 32), "window_stride": {"height": 32, "width": 33}},
+            "leaves gaps between windows of 64 x 32 pixels",
+        ),
+        (
+            {"do_split_image": True, "crop_size": (64, 32), "window_stride": {"height": 65, "width": 32}},
+            "leaves gaps between windows of 64 x 32 pixels",
+        ),
         ({"patch_size": 0}, "`patch_size` must be at least 1 pixel, got 0"),
         ({"patch_size": -8}, "`patch_size`"),
         ({"size": {"shortest_edge": 0}}, "`size`.*at least 1 pixel"),
@@ -808,6 +849,7 @@ SETTINGS = [
     {"size": {"height": 100, "width": 120}, "antialias": False, "image_mean": (0.485, 0.456, 0.406)},
     {"size": [100, 120], "image_std": [0.1, 0.2, 0.3], "resample": Image.Resampling.BICUBIC, "patch_size": 8},
     {"size": 96, "crop_size": (64, 80), "window_stride": 48, "do_split_image": True, "do_reduce_labels": True},
+    {"crop_size": (64, 80), "window_stride": {"height": 48, "width": 70}, "do_split_image": True},
     {"size": {"shortest_edge": 64}, "do_pad": True, "pad_size": (90, 90), "rescale_factor": 1 / 127.5},
     {"do_resize": None, "do_normalize": False, "do_rescale": False, "do_convert_rgb": False},
 ]

@@ -35,6 +35,25 @@ def test_overlay_blends_the_colour_of_each_label():
         assert (legend == colour).all(-1).any()
 
 
+@pytest.mark.parametrize("palette", [[[1, 2, 3], [250, 100, 50]], np.array([[1, 2, 3], [250, 100, 50]])])
+def test_overlay_takes_the_colours_of_a_palette(palette):
+    segmentation = np.zeros((40, 60), dtype=np.int64)
+    segmentation[:, 30:] = 1
+    arguments = (Image.new("RGB", (60, 40)), segmentation, {0: "left", 1: "right"}, 1.0)
+    overlay = np.asarray(draw_overlay(*arguments, palette=palette))
+    assert overlay[20, 0].tolist() == [1, 2, 3]
+    assert overlay[20, 59].tolist() == [250, 100, 50]
+    for colour in palette:
+        assert (overlay[:, 60:] == colour).all(-1).any(), "the legend has it"
+
+
+def test_overlay_without_palette_has_that_of_the_labels():
+    image, segmentation, id2label = Image.new("RGB", (40, 40)), np.full((40, 40), 1), {0: "a", 1: "b"}
+    expected = draw_overlay(image, segmentation, id2label, palette=distinct_colours(2))
+    assert draw_overlay(image, segmentation, id2label) == expected
+    assert draw_overlay(image, segmentation, id2label, palette=None) == expected
+
+
 def test_only_labels_that_occur_are_in_the_legend():
     id2label = {0: "a", 1: "b", 2: "c"}
     overlay = np.asarray(draw_overlay(Image.new("RGB", (50, 50)), np.full((50, 50), 2), id2label))

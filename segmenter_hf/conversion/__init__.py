@@ -1,7 +1,8 @@
 """Converts checkpoints of other implementations; one module for each source."""
 
-from .convert import convert_checkpoint
+from .convert import convert_checkpoint, convert_released
+from .encoders import EncoderOptions
 from .errors import ConversionError
 
 
-__all__ = ["ConversionError", "convert_checkpoint"]
+__all__ = ["ConversionError", "EncoderOptions", "convert_checkpoint", "convert_released"]

@@ -1,4 +1,4 @@
-"""Converts a checkpoint of another implementation into a folder that `from_pretrained` loads."""
+"""Converts a checkpoint of any format into a folder that `from_pretrained` loads."""
 
 import os
 import tempfile
@@ -6,60 +6,135 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from ..modeling_segmenter import SegmenterForSemanticSegmentation
+from ..image_processing_pil_segmenter import SegmenterImageProcessorPil
+from ..modeling_segmenter import SegmenterPreTrainedModel
+from .encoders import EncoderOptions
 from .errors import ConversionError
-from .original import load_original
+from .formats import FORMATS, Converted, load, recognise
+from .pretrained import TIMM_PREFIX, load_timm_model
+from .released import RELEASED, apply_protocol, fetch_released, find_released
+from .sources import read_source
 
 
-def check_output_dir(output_dir: Path, source: Path, overwrite: bool):
+def check_output_dir(output_dir: str | Path, overwrite: bool = False, source: str | Path | None = None) -> Path:
     """
-    Refuses an output folder whose contents would be lost.
+    Refuses an output folder whose contents would be lost, and returns the folder that will be written: of a link the
+    one that it points to, since beside it is where renaming works.
 
     Raises:
         ConversionError: if `output_dir` is a file, or a folder that is not empty; with `overwrite`, if it holds no
             model that `save_pretrained` wrote, or contains the source.
     """
+    output_dir = Path(output_dir).resolve()
     if not output_dir.exists():
-        return
+        return output_dir
     if not output_dir.is_dir():
         raise ConversionError(f"{output_dir} is a file, not a folder.")
     if not any(output_dir.iterdir()):
-        return
+        return output_dir
     if not overwrite:
         raise ConversionError(f"{output_dir} is not empty. Choose another folder, or pass --overwrite to replace it.")
-    if source.resolve().is_relative_to(output_dir.resolve()):
+    if source is not None and Path(source).resolve().is_relative_to(output_dir):
         raise ConversionError(f"{output_dir} contains the source {source} and is not overwritten.")
     if not (output_dir / "config.json").is_file():
         raise ConversionError(f"{output_dir} holds no config.json, so it is no model folder and is not overwritten.")
+    return output_dir
 
 
 def convert_checkpoint(
-    source: str | Path, output_dir: str | Path, overwrite: bool = False
-) -> SegmenterForSemanticSegmentation:
+    source: str | Path,
+    output_dir: str | Path,
+    overwrite: bool = False,
+    format: str | None = None,
+    encoder_options: EncoderOptions | None = None,
+) -> SegmenterPreTrainedModel:
     """
-    Converts a checkpoint of the original implementation into a folder with `model.safetensors`, `config.json`,
-    `preprocessor_config.json` and the code that loads them, with this package or by `trust_remote_code=True`.
+    Converts a checkpoint into a folder with `model.safetensors`, `config.json`, `preprocessor_config.json` and the
+    code that loads them, with this package or by `trust_remote_code=True`.
 
     The folder appears complete or not at all: it is written beside its place, and renamed.
 
     Args:
-        source (`str` or `Path`): A folder with `checkpoint.pth` and `variant.yml`, or a file with `variant.yml` beside
-            it.
+        source (`str` or `Path`): What to convert: a file of weights, or the folder that holds it, of a Segmenter of
+            the original implementation (with `variant.yml` beside it) or of MMSegmentation (with `config.py` beside
+            it, if it has no config inside), or of a Vision Transformer to start training from: AugReg's `.npz`, files
+            of timm, DeiT and MMSegmentation, folders of transformers; or `timm:NAME`, which timm downloads.
         output_dir (`str` or `Path`): The folder to write. Missing parents are made.
         overwrite (`bool`, *optional*, defaults to `False`): Whether a model folder that is there already is replaced.
+        format (`str`, *optional*): One of [`~segmenter_hf.conversion.formats.FORMATS`]. By default, the contents tell.
+        encoder_options (`EncoderOptions`, *optional*): What files of encoders do not say.
 
     Returns:
-        [`SegmenterForSemanticSegmentation`]: the model as it was saved, in evaluation mode.
+        The model as it was saved, in evaluation mode: a [`SegmenterForSemanticSegmentation`], or of an encoder a
+        [`SegmenterModel`].
 
     Raises:
         ConversionError: if the source cannot be converted, or the output cannot be written, in one line.
     """
-    source = Path(source)
-    # Of a link, the folder that it points to is written: beside it is where renaming works.
-    output_dir = Path(output_dir).resolve()
-    check_output_dir(output_dir, source, overwrite)
-    model, image_processor = load_original(source)
+    output_dir = check_output_dir(output_dir, overwrite, source)
+    model, image_processor = load_checkpoint(source, format, encoder_options)
+    save_checkpoint(model, image_processor, output_dir, overwrite, source)
+    return model
 
+
+def convert_released(
+    name: str,
+    output_dir: str | Path,
+    cache_dir: str | Path | None = None,
+    overwrite: bool = False,
+    format: str | None = None,
+    encoder_options: EncoderOptions | None = None,
+) -> SegmenterPreTrainedModel:
+    """
+    Downloads a released checkpoint and converts it, with the windows and sizes of its published evaluation.
+
+    Args:
+        name (`str`): A name in [`~segmenter_hf.conversion.released.RELEASED`].
+        cache_dir (`str` or `Path`, *optional*): Where downloads are kept. See
+            [`~segmenter_hf.conversion.released.fetch_released`].
+
+    The other arguments, what is returned, and errors are those of [`convert_checkpoint`].
+    """
+    released = find_released(name)
+    # Before a download of hours, not after it.
+    output_dir = check_output_dir(output_dir, overwrite)
+    source = fetch_released(released, cache_dir)
+    model, image_processor = load_checkpoint(source, format or released.source, encoder_options)
+    save_checkpoint(model, apply_protocol(image_processor, released), output_dir, overwrite, source)
+    return model
+
+
+def load_checkpoint(
+    source: str | Path, format: str | None = None, encoder_options: EncoderOptions | None = None
+) -> Converted:
+    """
+    Model and image processor of a checkpoint of any format. See [`convert_checkpoint`] for arguments and errors.
+    """
+    options = encoder_options or EncoderOptions()
+    if format is not None and format not in FORMATS:
+        raise ConversionError(f"There is no format {format!r}. The formats are {', '.join(FORMATS)}.")
+    if str(source).startswith(TIMM_PREFIX):
+        if format not in (None, "timm"):
+            raise ConversionError(f"{source} names a model of timm, which is not of the format {format}.")
+        return load_timm_model(str(source).removeprefix(TIMM_PREFIX), options)
+    if str(source) in RELEASED and not Path(source).exists():
+        raise ConversionError(f"{source} does not exist. To download the released checkpoint of that name: --released.")
+    source = read_source(source)
+    return load(source, recognise(source) if format is None else FORMATS[format], options)
+
+
+def save_checkpoint(
+    model: SegmenterPreTrainedModel,
+    image_processor: SegmenterImageProcessorPil,
+    output_dir: str | Path,
+    overwrite: bool = False,
+    source: str | Path | None = None,
+):
+    """
+    Saves model and image processor into a folder that appears complete or not at all. See [`convert_checkpoint`] for
+    arguments and errors.
+    """
+    output_dir = check_output_dir(output_dir, overwrite, source)
     try:
         output_dir.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{output_dir.name}-", dir=output_dir.parent) as folder:
@@ -68,13 +143,12 @@ def convert_checkpoint(
             model.save_pretrained(written)
             image_processor.save_pretrained(written)
             # Again, since converting takes a while in which the folder may have been filled.
-            check_output_dir(output_dir, source, overwrite)
+            check_output_dir(output_dir, overwrite, source)
             if output_dir.exists():
                 os.rename(output_dir, Path(folder) / "replaced")
             os.rename(written, output_dir)
     except (OSError, SafetensorError) as error:
         raise ConversionError(f"{output_dir} cannot be written: {error}.") from error
-    return model
 
 
-__all__ = ["convert_checkpoint"]
+__all__ = ["convert_checkpoint", "convert_released", "load_checkpoint", "save_checkpoint"]

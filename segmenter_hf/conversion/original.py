@@ -6,7 +6,6 @@ dict whose `model` is the state dict, and beside it `variant.yml`, the settings 
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,13 +22,14 @@ from ..data.labels import load_label_set
 from ..image_processing_pil_segmenter import SegmenterImageProcessorPil
 from ..modeling_segmenter import SegmenterForSemanticSegmentation
 from .errors import ConversionError
-from .safe_loading import load_torch_file, load_yaml
+from .safe_loading import load_yaml
+from .settings import Settings, describe_differences
+from .sources import Source
 from .state_dict import StateDictConverter, architecture_of, build_model, count_layers, list_names
 
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT_FILE = "checkpoint.pth"
 VARIANT_FILE = "variant.yml"
 
 # nn.LayerNorm's default, used throughout (segm/model/vit.py, segm/model/blocks.py, segm/model/decoder.py), where the
@@ -70,104 +70,10 @@ DATASETS = {
 DEFAULT_MAX_RATIO = DATASETS["ade20k"].max_ratio
 
 
-class Variant:
-    """
-    The values of a `variant.yml`, looked up by dotted names such as `net_kwargs.decoder.n_cls` and checked for their
-    type. A field that is not there, or is null, is `None`.
-
-    Args:
-        values (`dict[str, Any]`): The parsed file.
-    """
-
-    def __init__(self, values: dict[str, Any]):
-        self.values = values
-
-    def get(self, field: str) -> Any:
-        value = self.values
-        for key in field.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
-        return value
-
-    def _get_typed(self, field: str, types: tuple[type, ...], description: str) -> Any:
-        value = self.get(field)
-        # `True` is an int to Python, but not to whoever wrote the file.
-        if value is None or (isinstance(value, types) and (bool in types or not isinstance(value, bool))):
-            return value
-        raise ConversionError(f"`{field}` of {VARIANT_FILE} must be {description}, got {value!r}.")
-
-    def get_flag(self, field: str) -> bool | None:
-        return self._get_typed(field, (bool,), "true or false")
-
-    def get_text(self, field: str) -> str | None:
-        return self._get_typed(field, (str,), "a name")
-
-    def get_number(self, field: str) -> float | int | None:
-        return self._get_typed(field, (int, float), "a number")
-
-    def get_count(self, field: str) -> int | None:
-        value = self._get_typed(field, (int,), "a positive integer")
-        if value is not None and value < 1:
-            raise ConversionError(f"`{field}` of {VARIANT_FILE} must be a positive integer, got {value}.")
-        return value
-
-    def require_count(self, field: str) -> int:
-        value = self.get_count(field)
-        if value is None:
-            raise ConversionError(f"{VARIANT_FILE} lacks `{field}`.")
-        return value
-
-
-def find_files(source: Path) -> tuple[Path, Path]:
-    """
-    Checkpoint and variant file of a source.
-
-    Args:
-        source (`Path`): A folder with `checkpoint.pth` and `variant.yml`, or a file with `variant.yml` beside it.
-
-    Raises:
-        ConversionError: if either is not there.
-    """
-    if not source.exists():
-        raise ConversionError(f"{source} does not exist.")
-    checkpoint = source / CHECKPOINT_FILE if source.is_dir() else source
-    variant = checkpoint.parent / VARIANT_FILE
-    if not checkpoint.is_file():
-        raise ConversionError(f"{source} holds no {CHECKPOINT_FILE}.")
-    if not variant.is_file():
-        raise ConversionError(f"{checkpoint.parent} holds no {VARIANT_FILE}, which belongs beside {checkpoint.name}.")
-    return checkpoint, variant
-
-
-def is_weight(value: Any) -> bool:
-    """Whether `value` is a tensor of plain floating-point numbers: not sparse, quantised or without data."""
-    return torch.is_tensor(value) and value.is_floating_point() and value.layout is torch.strided and not value.is_meta
-
-
-def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], int | None]:
-    """
-    Reads a `checkpoint.pth`.
-
-    Returns:
-        The state dict, and the number of classes that the checkpoint states beside it, if it does.
-
-    Raises:
-        ConversionError: if the file is not a checkpoint of this format.
-    """
-    checkpoint = load_torch_file(path)
-    if not isinstance(checkpoint, dict):
-        raise ConversionError(
-            f"{path} is no Segmenter checkpoint: it holds a {type(checkpoint).__name__}, not a dict."
-        )
-    state_dict = checkpoint.get("model")
-    if not isinstance(state_dict, dict):
-        raise ConversionError(
-            f"{path} is no checkpoint of the original Segmenter: it has no state dict under `model`. It holds "
-            f"{list_names(map(str, checkpoint))}."
-        )
-    others = [str(key) for key, value in state_dict.items() if not (isinstance(key, str) and is_weight(value))]
-    if others:
-        raise ConversionError(f"{path} is no Segmenter checkpoint: {list_names(others)} in `model` are no weights.")
-    return state_dict, checkpoint.get("n_cls")
+def is_original(source: Source) -> bool:
+    """Whether the weights of a source have the original's names, as far as they are there."""
+    names = ("encoder.cls_token", "encoder.pos_embed", "encoder.patch_embed.proj.weight")
+    return any(name in source.state_dict for name in names)
 
 
 def convert_state_dict(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -225,12 +131,12 @@ def _convert_block(converter: StateDictConverter, old: str, new: str):
     converter.move_module(f"{old}.mlp.fc2", f"{new}.mlp.fc2")
 
 
-def check_agreement(variant: Variant, architecture: dict[str, Any], checkpoint_num_labels: int | None):
+def check_agreement(variant: Settings, architecture: dict[str, Any], checkpoint_num_labels: int | None):
     """
     Compares what `variant.yml` states with what the weights are. Fields that it does not state agree.
 
     Args:
-        variant (`Variant`): The values of `variant.yml`.
+        variant (`Settings`): The values of `variant.yml`.
         architecture (`dict[str, Any]`): What [`~segmenter_hf.conversion.state_dict.architecture_of`] returns.
         checkpoint_num_labels (`int`, *optional*): `n_cls` as the checkpoint itself states it.
 
@@ -254,11 +160,7 @@ def check_agreement(variant: Variant, architecture: dict[str, Any], checkpoint_n
         stated = variant.get_number("net_kwargs.decoder.n_layers")
         fields["net_kwargs.decoder.n_layers"] = (stated, architecture["decoder_num_hidden_layers"])
 
-    differences = [
-        f"`{field}` is {stated!r}, but the weights say {actual!r}"
-        for field, (stated, actual) in fields.items()
-        if stated is not None and stated != actual
-    ]
+    differences = describe_differences(fields)
     if checkpoint_num_labels is not None and checkpoint_num_labels != num_labels:
         differences.append(
             f"`n_cls` of the checkpoint is {checkpoint_num_labels!r}, but its weights say {num_labels!r}"
@@ -267,7 +169,7 @@ def check_agreement(variant: Variant, architecture: dict[str, Any], checkpoint_n
         raise ConversionError(f"{VARIANT_FILE} does not fit the weights: {'; '.join(differences)}.")
 
 
-def read_image_size(variant: Variant, architecture: dict[str, Any]) -> tuple[int, int]:
+def read_image_size(variant: Settings, architecture: dict[str, Any]) -> tuple[int, int]:
     """
     `(height, width)` in pixels that the position embeddings were trained for.
 
@@ -275,14 +177,8 @@ def read_image_size(variant: Variant, architecture: dict[str, Any]) -> tuple[int
         ConversionError: if `net_kwargs.image_size` is not a size, or not that of the position embeddings' grid.
     """
     field = "net_kwargs.image_size"
-    stated, patch_size, num_patches = variant.get(field), architecture["patch_size"], architecture["num_patches"]
-    if stated is None:
-        raise ConversionError(f"{VARIANT_FILE} lacks `{field}`.")
-    size = (stated, stated) if isinstance(stated, int) else stated
-    is_pair = isinstance(size, (list, tuple)) and len(size) == 2
-    if not is_pair or not all(type(side) is int and side > 0 for side in size):
-        raise ConversionError(f"`{field}` of {VARIANT_FILE} must be a height and a width, got {stated!r}.")
-    height, width = size
+    height, width = variant.require_size(field)
+    patch_size, num_patches = architecture["patch_size"], architecture["num_patches"]
     if height % patch_size or width % patch_size or (height // patch_size) * (width // patch_size) != num_patches:
         raise ConversionError(
             f"{VARIANT_FILE} does not fit the weights: `{field}` is {height} x {width}, but the weights have position "
@@ -291,7 +187,7 @@ def read_image_size(variant: Variant, architecture: dict[str, Any]) -> tuple[int
     return height, width
 
 
-def read_label_names(variant: Variant, num_labels: int) -> dict[int, str] | None:
+def read_label_names(variant: Settings, num_labels: int) -> dict[int, str] | None:
     """
     The label names of the data set that `variant.yml` names, or `None` where they are not known, or are not
     `num_labels`: users trained on data of their own under that name.
@@ -303,7 +199,7 @@ def read_label_names(variant: Variant, num_labels: int) -> dict[int, str] | None
     return label_set.id2label if len(label_set) == num_labels else None
 
 
-def read_config(variant: Variant, architecture: dict[str, Any]) -> SegmenterConfig:
+def read_config(variant: Settings, architecture: dict[str, Any]) -> SegmenterConfig:
     """
     The config of a checkpoint: shapes as the weights tell them, the rest from `variant.yml`. Values that it lacks, as
     some released files do, are the defaults of the original implementation.
@@ -352,7 +248,7 @@ def read_config(variant: Variant, architecture: dict[str, Any]) -> SegmenterConf
         raise ConversionError(f"{VARIANT_FILE} and the weights do not make a model: {error}") from error
 
 
-def read_normalization(variant: Variant, distilled: bool) -> tuple[list[float], list[float]]:
+def read_normalization(variant: Settings, distilled: bool) -> tuple[list[float], list[float]]:
     """
     Mean and standard deviation per channel of images scaled to 0..1.
 
@@ -373,7 +269,7 @@ def read_normalization(variant: Variant, distilled: bool) -> tuple[list[float], 
     return NORMALIZATIONS[name]
 
 
-def read_image_processor(variant: Variant, config: SegmenterConfig) -> SegmenterImageProcessorPil:
+def read_image_processor(variant: Settings, config: SegmenterConfig) -> SegmenterImageProcessorPil:
     """
     The image processor that repeats the original's evaluation in training: its resize, windows and normalisation.
 
@@ -407,23 +303,26 @@ def read_image_processor(variant: Variant, config: SegmenterConfig) -> Segmenter
     )
 
 
-def load_original(source: Path) -> tuple[SegmenterForSemanticSegmentation, SegmenterImageProcessorPil]:
+def load_original(source: Source) -> tuple[SegmenterForSemanticSegmentation, SegmenterImageProcessorPil]:
     """
     Model and image processor of a checkpoint of the original implementation.
 
     Args:
-        source (`Path`): A folder with `checkpoint.pth` and `variant.yml`, or a file with `variant.yml` beside it.
+        source (`Source`): Its `checkpoint.pth`, beside which lies `variant.yml`.
 
     Raises:
-        ConversionError: if a file is missing, unreadable or could run code, if weights are missing or left over, or if
+        ConversionError: if `variant.yml` is missing or unreadable, if weights are missing or left over, or if
             `variant.yml` does not fit them.
     """
-    checkpoint_file, variant_file = find_files(source)
-    variant = Variant(load_yaml(variant_file))
-    state_dict, checkpoint_num_labels = load_checkpoint(checkpoint_file)
-    state_dict = convert_state_dict(state_dict)
+    variant_file = source.file.parent / VARIANT_FILE
+    if not variant_file.is_file():
+        raise ConversionError(
+            f"{variant_file.parent} holds no {VARIANT_FILE}, which belongs beside {source.file.name}."
+        )
+    variant = Settings(load_yaml(variant_file), VARIANT_FILE)
+    state_dict = convert_state_dict(source.state_dict)
     architecture = architecture_of(state_dict)
-    check_agreement(variant, architecture, checkpoint_num_labels)
+    check_agreement(variant, architecture, source.contents.get("n_cls"))
     config = read_config(variant, architecture)
     image_processor = read_image_processor(variant, config)
     model = build_model(config, state_dict)
@@ -439,4 +338,4 @@ def load_original(source: Path) -> tuple[SegmenterForSemanticSegmentation, Segme
     return model, image_processor
 
 
-__all__ = ["convert_state_dict", "load_original"]
+__all__ = ["convert_state_dict", "is_original", "load_original"]

@@ -1,13 +1,13 @@
 """Turns the state dict of another implementation into one of our models, accounting for every tensor."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 
 from ..configuration_segmenter import SegmenterConfig
-from ..modeling_segmenter import SegmenterForSemanticSegmentation
+from ..modeling_segmenter import SegmenterForSemanticSegmentation, SegmenterPreTrainedModel
 from .errors import ConversionError
 
 
@@ -28,6 +28,16 @@ def count_layers(state_dict: Mapping[str, Any], prefix: str) -> int:
     return len({match[1] for match in map(pattern.match, state_dict) if match})
 
 
+def is_weight(value: Any) -> bool:
+    """
+    Whether `value` is a tensor of plain floating-point numbers: not sparse, quantised or without data, nor with fewer
+    numbers than elements, which in a hostile file can be any number.
+    """
+    if not torch.is_tensor(value) or not value.is_floating_point() or value.layout is not torch.strided:
+        return False
+    return not value.is_meta and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+
+
 def check_dimensions(name: str, tensor: torch.Tensor, num_dimensions: int) -> torch.Tensor:
     """Returns `tensor` if it has `num_dimensions` dimensions and is not empty, and refuses it by `name` if not."""
     if tensor.ndim != num_dimensions or not tensor.numel():
@@ -43,11 +53,13 @@ class StateDictConverter:
     method takes away the key it is given; [`~StateDictConverter.finish`] fails if any was missing, or is left.
 
     Args:
-        state_dict (`Mapping[str, torch.Tensor]`): The source's state dict. It is not changed.
+        state_dict (`Mapping[str, torch.Tensor]`): The source's state dict. It is not changed. A tensor is asked for
+            once, when it is moved, so that those of a file can be read one by one.
     """
 
     def __init__(self, state_dict: Mapping[str, torch.Tensor]):
-        self.remaining = dict(state_dict)
+        self.state_dict = state_dict
+        self.remaining = set(state_dict)
         self.missing: list[str] = []
         self.converted: dict[str, torch.Tensor] = {}
 
@@ -55,7 +67,11 @@ class StateDictConverter:
         if old not in self.remaining:
             self.missing.append(old)
             return None
-        return self.remaining.pop(old)
+        self.remaining.remove(old)
+        tensor = self.state_dict[old]
+        if not is_weight(tensor):
+            raise ConversionError(f"{old} should be a weight, a tensor of floating-point numbers, but is not.")
+        return tensor
 
     def _put(self, new: str, tensor: torch.Tensor):
         self.converted[new] = tensor.to(torch.float32).contiguous()
@@ -65,6 +81,12 @@ class StateDictConverter:
         tensor = self._pop(old)
         if tensor is not None:
             self._put(new, tensor)
+
+    def move_with(self, old: str, new: str, function: Callable[[torch.Tensor], torch.Tensor]):
+        """Renames one tensor, changed by `function`."""
+        tensor = self._pop(old)
+        if tensor is not None:
+            self._put(new, function(tensor))
 
     def move_module(self, old: str, new: str):
         """Renames the weight and bias of a module."""
@@ -94,7 +116,15 @@ class StateDictConverter:
     def drop_module(self, old: str):
         """Takes away the weight and bias of a module that our models have no use for, if they are there."""
         for parameter in ("weight", "bias"):
-            self.remaining.pop(f"{old}.{parameter}", None)
+            self.remaining.discard(f"{old}.{parameter}")
+
+    def drop_all(self, prefix: str):
+        """Takes away everything whose name starts with `prefix`."""
+        self.remaining = {name for name in self.remaining if not name.startswith(prefix)}
+
+    def fill_zeros(self, new: str, *shape: int):
+        """Makes a tensor of zeros: a bias that the source does without and our models have."""
+        self.converted[new] = torch.zeros(shape)
 
     def finish(self) -> dict[str, torch.Tensor]:
         """
@@ -150,7 +180,11 @@ def architecture_of(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     return architecture
 
 
-def build_model(config: SegmenterConfig, state_dict: dict[str, torch.Tensor]) -> SegmenterForSemanticSegmentation:
+def build_model(
+    config: SegmenterConfig,
+    state_dict: dict[str, torch.Tensor],
+    model_class: type[SegmenterPreTrainedModel] = SegmenterForSemanticSegmentation,
+) -> SegmenterPreTrainedModel:
     """
     The model of `config` with exactly the tensors of `state_dict` as its parameters; nothing is initialised or copied.
 
@@ -158,7 +192,7 @@ def build_model(config: SegmenterConfig, state_dict: dict[str, torch.Tensor]) ->
         ConversionError: if names or shapes differ from the model's, listing both sides.
     """
     with torch.device("meta"):
-        model = SegmenterForSemanticSegmentation(config)
+        model = model_class(config)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     actual = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
     if expected.keys() != actual.keys():

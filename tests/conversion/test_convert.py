@@ -5,7 +5,7 @@ import os
 import pytest
 
 from segmenter_hf.conversion import ConversionError, convert_checkpoint
-from segmenter_hf.conversion.original import load_original
+from segmenter_hf.conversion.convert import load_checkpoint
 from tests.common import CODE_FILES
 from tests.conversion.original_checkpoints import make_original_checkpoint
 
@@ -97,12 +97,12 @@ def test_failure_while_writing_leaves_nothing(source, tmp_path, monkeypatch):
 
 
 def test_folder_filled_meanwhile_is_kept(source, tmp_path, monkeypatch):
-    def fill(source):
+    def fill(*arguments):
         (tmp_path / "output").mkdir()
         (tmp_path / "output" / "notes.txt").touch()
-        return load_original(source)
+        return load_checkpoint(*arguments)
 
-    monkeypatch.setattr("segmenter_hf.conversion.convert.load_original", fill)
+    monkeypatch.setattr("segmenter_hf.conversion.convert.load_checkpoint", fill)
     with pytest.raises(ConversionError, match="output is not empty"):
         convert_checkpoint(source, tmp_path / "output")
     assert names(tmp_path) == {"source", "output"}

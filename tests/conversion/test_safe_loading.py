@@ -1,14 +1,30 @@
 """Broken and hostile files are refused in one line, and nothing in them is executed."""
 
+import json
 import pickle
+import sys
 import zipfile
+from collections import Counter, OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from segmenter_hf.conversion import ConversionError
-from segmenter_hf.conversion.safe_loading import load_torch_file, load_yaml
+from segmenter_hf.conversion.safe_loading import (
+    Placeholder,
+    is_npz,
+    is_safetensors,
+    load_json,
+    load_npz,
+    load_safetensors,
+    load_torch_file,
+    load_yaml,
+)
+from tests.common import run_python
+from tests.conversion.mmsegmentation_checkpoints import foreign_class, make_mmsegmentation_checkpoint
 
 
 class TouchFile:
@@ -117,6 +133,408 @@ def test_code_in_a_bare_pickle_does_not_run(protocol, tmp_path):
 def test_objects_in_a_torch_file_are_named(tmp_path):
     torch.save({"model": {}, "args": Arbitrary()}, tmp_path / "checkpoint.pth")
     assert f"({__name__}.Arbitrary)" in refusal(load_torch_file, tmp_path / "checkpoint.pth")
+
+
+class Reduce:
+    """Unpickling it calls `function` with `arguments`, and with `state` hands that to the result."""
+
+    def __init__(self, function, *arguments, state=None):
+        self.reduced = (function, arguments) if state is None else (function, arguments, state)
+
+    def __reduce__(self):
+        return self.reduced
+
+
+def write_torch_file(path: Path, contents, is_zip: bool = True) -> Path:
+    torch.save(contents, path, _use_new_zipfile_serialization=is_zip)
+    return path
+
+
+def write_pickle(path: Path, pickled: bytes) -> Path:
+    """A file of PyTorch whose object is those opcodes."""
+    torch.save(None, path)
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, record in records.items():
+            archive.writestr(name, pickled if name.endswith("/data.pkl") else record)
+    return path
+
+
+def global_opcode(name: str) -> bytes:
+    module, _, attribute = name.rpartition(".")
+    return f"c{module}\n{attribute}\n".encode()
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_objects_of_mmsegmentations_libraries_become_placeholders(is_zip, tmp_path):
+    with (
+        foreign_class("mmengine.logging.history_buffer.HistoryBuffer") as history_buffer,
+        foreign_class("mmcv.utils.Config", object, __init__=lambda self, *args: None) as config,
+        foreign_class("mmseg.models.Head", object, __reduce__=lambda self: (type(self), (1, [2]), {"a": 3})) as head,
+    ):
+        history = history_buffer()
+        history.values = [1.0]
+        contents = {"history": history, "config": config(), "head": head(), "class": head, "weight": torch.ones(2)}
+        path = write_torch_file(tmp_path / "checkpoint.pth", contents, is_zip)
+    loaded = load_torch_file(path)
+    assert torch.equal(loaded["weight"], torch.ones(2))
+    for name in ("history", "config", "head"):
+        assert isinstance(loaded[name], Placeholder)
+        assert not vars(loaded[name]), "nothing of the object is kept"
+    assert issubclass(loaded["class"], Placeholder)
+
+
+IMPORTS_LEAVE_A_TRACE = """
+import sys
+from pathlib import Path
+
+for package in ("mmengine", "mmcv", "mmseg"):
+    folder = Path(package) / "logging"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").write_text(f"open('imported {package}', 'w')")
+    (folder / "__init__.py").write_text("")
+    (folder / "history_buffer.py").write_text("class HistoryBuffer: pass")
+sys.path.insert(0, ".")
+from segmenter_hf.conversion.convert import load_checkpoint
+
+load_checkpoint(sys.argv[1])
+assert not list(Path().glob("imported *"))
+import mmengine.logging.history_buffer
+
+assert Path("imported mmengine").exists(), "the package that was not imported can be"
+"""
+
+
+def test_installed_libraries_are_not_imported(tmp_path):
+    source = make_mmsegmentation_checkpoint().write(tmp_path / "source")
+    run_python(IMPORTS_LEAVE_A_TRACE, source, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_configs_become_dictionaries(is_zip, tmp_path):
+    with foreign_class("mmengine.config.config.ConfigDict", dict) as config_dict:
+        contents = {"built": config_dict(a=config_dict(b=[1])), "called": Reduce(config_dict, {"c": (2,)})}
+        path = write_torch_file(tmp_path / "checkpoint.pth", contents, is_zip)
+    loaded = load_torch_file(path)
+    assert loaded == {"built": {"a": {"b": [1]}}, "called": {"c": (2,)}}
+    assert type(loaded["built"]) is type(loaded["called"]) is OrderedDict
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_arrays_and_scalars_of_numpy_are_inert(is_zip, tmp_path):
+    contents = {"array": np.arange(3.0), "scalar": np.float64(3.5), "dtype": np.dtype("int64"), "n": 1}
+    loaded = load_torch_file(write_torch_file(tmp_path / "checkpoint.pth", contents, is_zip))
+    assert loaded.pop("n") == 1
+    assert loaded and all(isinstance(value, Placeholder) for value in loaded.values())
+
+
+def test_numpy_is_not_called(tmp_path):
+    """An array of objects would be unpickled, and one of another size would read memory beyond its own."""
+    touched = tmp_path / "touched"
+    contents = {"objects": np.array([TouchFile(touched)], dtype=object)}
+    assert "pathlib" in refusal(load_torch_file, write_torch_file(tmp_path / "checkpoint.pth", contents))
+    assert not touched.exists()
+    scalar = np.float64(1).__reduce__()[0]
+    path = write_torch_file(tmp_path / "checkpoint.pth", Reduce(scalar, np.dtype("V1000000"), b"short"))
+    assert isinstance(load_torch_file(path), Placeholder)
+
+
+def test_methods_of_placeholders_are_placeholders(tmp_path):
+    """mmengine's log refers to them by `getattr`."""
+    with foreign_class("mmengine.logging.HistoryBuffer") as history_buffer:
+        path = write_torch_file(tmp_path / "checkpoint.pth", [Reduce(getattr, history_buffer, "__init__"), 1])
+    method, number = load_torch_file(path)
+    assert type(method) is Placeholder
+    assert number == 1
+
+
+@pytest.mark.parametrize("owner", [OrderedDict, torch.FloatStorage, set, Counter, "text", 1, {}])
+def test_getattr_of_anything_else_is_refused(owner, tmp_path):
+    with foreign_class("mmengine.logging.HistoryBuffer") as history_buffer:
+        contents = [history_buffer(), Reduce(getattr, owner, "__class__")]
+        path = write_torch_file(tmp_path / "checkpoint.pth", contents)
+    assert "(builtins.getattr)" in refusal(load_torch_file, path)
+
+
+def test_getattr_without_placeholders_is_refused(tmp_path):
+    path = write_torch_file(tmp_path / "checkpoint.pth", Reduce(getattr, {}, "get"))
+    assert "(getattr)" in refusal(load_torch_file, path)
+
+
+def test_getattr_does_not_lead_on(tmp_path):
+    """What `getattr` returns has no attributes, cannot be called, and takes no state."""
+    with foreign_class("mmengine.logging.HistoryBuffer") as history_buffer:
+        init = Reduce(getattr, history_buffer, "__init__")
+        chains = [Reduce(getattr, init, "__globals__"), Reduce(getattr, history_buffer, "a", state={"b": 1})]
+        for index, chain in enumerate(chains):
+            write_torch_file(tmp_path / f"{index}.pth", chain)
+    for index in range(len(chains)):
+        refusal(load_torch_file, tmp_path / f"{index}.pth")
+    called = global_opcode("__builtin__.getattr") + b"(" + global_opcode("mmengine.A") + b"X\x01\x00\x00\x00atR)R."
+    refusal(load_torch_file, write_pickle(tmp_path / "called.pth", b"\x80\x02" + called))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "posix.system",
+        "os.system",
+        "sys.exit",
+        "subprocess.Popen",
+        "builtins.eval",
+        "builtins.exec",
+        "builtins.__import__",
+        "builtins.setattr",
+        "operator.attrgetter",
+        "functools.partial",
+        "importlib.import_module",
+        "pickle.loads",
+        "torch.load",
+        "torch.hub.load",
+        "torch.jit.load",
+        "torch.nn.modules.linear.Linear",
+        "numpy.load",
+        "numpy.fromfile",
+        "numpy.core.multiarray.fromfile",
+        "mmengine_evil.x",
+        "mmengineevil.x",
+        "mmcv2.Config",
+        "mmsegmentation.x",
+        "xmmseg.x",
+        "evil.mmengine.x",
+    ],
+)
+@pytest.mark.parametrize("is_called", [True, False])
+def test_any_other_global_is_refused_and_named(name, is_called, tmp_path):
+    call = b"X\x04\x00\x00\x00true\x85R" if is_called else b""
+    # Among placeholders that are allowed.
+    pickled = b"\x80\x02(" + global_opcode("mmengine.logging.HistoryBuffer") + global_opcode(name) + call + b"t."
+    message = refusal(load_torch_file, write_pickle(tmp_path / "checkpoint.pth", pickled))
+    # torch leaves out the module of builtins.
+    assert f"it holds Python objects ({name.removeprefix('builtins.')}), which could run code" in message
+
+
+@pytest.mark.parametrize("name", ["mmengine.os.system", "mmcv.x.__import__", "mmseg.ConfigDict.x"])
+def test_names_under_the_libraries_are_only_names(name, tmp_path):
+    call = b"X\x04\x00\x00\x00true\x85R"
+    path = write_pickle(tmp_path / "checkpoint.pth", b"\x80\x02" + global_opcode(name) + call + b".")
+    assert isinstance(load_torch_file(path), Placeholder)
+    assert not {"mmengine", "mmcv", "mmseg"} & sys.modules.keys()
+
+
+@pytest.mark.parametrize(
+    "state", [{"__class__": 1, "__init__": 2}, ({"a": 1}, {"__setstate__": 2}), [1], (), "text", Reduce(OrderedDict)]
+)
+def test_state_of_placeholders_is_dropped(state, tmp_path):
+    with foreign_class("mmseg.models.Head") as head:
+        contents = [head, Reduce(head, 1, 2, state=state), Reduce(head)]
+        path = write_torch_file(tmp_path / "checkpoint.pth", contents)
+    cls, *instances = load_torch_file(path)
+    for instance in instances:
+        assert type(instance) is cls
+        assert not vars(instance)
+
+
+def test_attributes_do_not_stand_in_for_methods(tmp_path):
+    """A dictionary whose `get` is a number, a tensor whose `float` is one."""
+    shadows = {"get": 1, "items": 2, "keys": 3, "a": 4}
+    rebuild, arguments = torch.ones(2).__reduce_ex__(2)
+    tensor = Reduce(torch._tensor._rebuild_from_type_v2, rebuild, torch.Tensor, arguments, {"float": 5})
+    contents = {"weights": [Reduce(OrderedDict, [("a", 1)], state=shadows)], "tensor": (tensor,)}
+    loaded = load_torch_file(write_torch_file(tmp_path / "checkpoint.pth", contents))
+    assert loaded["weights"][0].get("a") == 1
+    assert loaded["tensor"][0].float().tolist() == [1.0, 1.0]
+
+
+def test_containers_that_contain_themselves(tmp_path):
+    contents = {"model": [], "n": 1}
+    contents["model"].append(contents)
+    loaded = load_torch_file(write_torch_file(tmp_path / "checkpoint.pth", contents))
+    assert loaded["model"][0] is loaded
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_damaged_file_of_mmsegmentation_never_fails_otherwise(is_zip, tmp_path):
+    source = make_mmsegmentation_checkpoint(num_layers=1, embed_dims=4, head_num_layers=0)
+    path = source.write(tmp_path, _use_new_zipfile_serialization=is_zip) / "checkpoint.pth"
+    intact = path.read_bytes()
+    generator = torch.Generator().manual_seed(0)
+    outcomes = set()
+    # Most of a legacy file's pickles come first, and most of a zip archive's after its header.
+    for position in torch.randint(6000, (150,), generator=generator).tolist():
+        damaged = bytearray(intact)
+        damaged[position] ^= 1 << (position % 8)
+        path.write_bytes(damaged)
+        try:
+            load_torch_file(path)
+            outcomes.add("loaded")
+        except ConversionError:
+            outcomes.add("refused")
+    assert outcomes == {"loaded", "refused"}
+
+
+# Files of NumPy, safetensors and JSON
+
+ARRAYS = {"cls": np.arange(6, dtype=np.float32).reshape(1, 2, 3), "Transformer/encoder_norm/scale": np.ones(4)}
+LOADERS = {"npz": load_npz, "safetensors": load_safetensors}
+RECOGNISERS = {"npz": is_npz, "safetensors": is_safetensors}
+
+
+def write_tensors(path: Path, kind: str) -> Path:
+    if kind == "npz":
+        with path.open("wb") as file:
+            np.savez(file, **ARRAYS)
+    else:
+        save_file({name: torch.from_numpy(array) for name, array in ARRAYS.items()}, path)
+    return path
+
+
+def read_all(kind: str, path: Path) -> dict[str, torch.Tensor]:
+    return dict(LOADERS[kind](path))
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_tensors_are_read_by_name(kind, tmp_path):
+    path = write_tensors(tmp_path / "weights", kind)
+    assert [name for name, recognise in RECOGNISERS.items() if recognise(path)] == [kind]
+    tensors = LOADERS[kind](path)
+    assert set(tensors) == set(ARRAYS) and len(tensors) == 2
+    assert "cls" in tensors and "head" not in tensors
+    for name, array in ARRAYS.items():
+        assert np.array_equal(tensors[name].numpy(), array)
+    with pytest.raises(KeyError):
+        tensors["head"]
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99])
+def test_truncated_tensors(kind, share, tmp_path):
+    path = write_tensors(tmp_path / "weights", kind)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    assert "truncated or not a" in refusal(LOADERS[kind], path)
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_damaged_tensors_never_fail_otherwise(kind, tmp_path):
+    """Any byte changed: either the tensors still load, or the error for users says why not."""
+    path = write_tensors(tmp_path / "weights", kind)
+    intact = path.read_bytes()
+    outcomes = set()
+    for position in range(len(intact)):
+        for bit in (0, 4, 7):
+            damaged = bytearray(intact)
+            damaged[position] ^= 1 << bit
+            path.write_bytes(damaged)
+            for recognise in RECOGNISERS.values():
+                recognise(path)
+            try:
+                read_all(kind, path)
+                outcomes.add("loaded")
+            except ConversionError as error:
+                assert str(error).isprintable()
+                outcomes.add("refused")
+    assert outcomes == {"loaded", "refused"}
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+@pytest.mark.parametrize("contents", [b"", b"hello world", bytes(64), b"PK\x03\x04", b"\xff" * 64, b"{" * 64])
+def test_other_files_hold_no_tensors(kind, contents, tmp_path):
+    path = tmp_path / "weights"
+    path.write_bytes(contents)
+    assert not RECOGNISERS[kind](path)
+    assert "truncated or not a" in refusal(LOADERS[kind], path)
+
+
+def test_objects_in_arrays_are_refused_and_do_not_run(tmp_path):
+    path, touched = tmp_path / "weights.npz", tmp_path / "touched"
+    np.savez(path, cls=np.ones(2), evil=np.array([TouchFile(touched)], dtype=object))
+    tensors = load_npz(path)
+    assert tensors["cls"].tolist() == [1.0, 1.0]
+    with pytest.raises(ConversionError, match=r"evil of .*weights\.npz cannot be read: Object arrays"):
+        tensors["evil"]
+    assert not touched.exists()
+    # The file is what it claims to be: an unsafe load does run it.
+    np.load(path, allow_pickle=True)["evil"]
+    assert touched.exists()
+
+
+@pytest.mark.parametrize("dtype", ["U3", "S3", "datetime64[s]", "V8", "complex64"])
+def test_arrays_of_other_types_are_no_crash(dtype, tmp_path):
+    path = tmp_path / "weights.npz"
+    np.savez(path, cls=np.zeros(2, dtype=dtype))
+    try:
+        assert not load_npz(path)["cls"].is_floating_point()
+    except ConversionError as error:
+        assert "cls of" in str(error)
+
+
+@pytest.mark.parametrize("length", [10**6, 99_999_999, 10**8, 2**63, 2**64 - 1])
+def test_huge_header_of_safetensors(length, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(length.to_bytes(8, "little") + b'{"a": {}}' + b" " * 100)
+    assert is_safetensors(path) == (length < 10**8)
+    assert "truncated or not a safetensors file" in refusal(load_safetensors, path)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"dtype": "F32", "shape": [2], "data_offsets": [0, 400]},
+        {"dtype": "F32", "shape": [10**9, 10**9], "data_offsets": [0, 8]},
+        {"dtype": "F32", "shape": [-1], "data_offsets": [0, 8]},
+        {"dtype": "object", "shape": [2], "data_offsets": [0, 8]},
+        [],
+    ],
+)
+def test_header_of_safetensors_at_odds_with_the_file(entry, tmp_path):
+    header = json.dumps({"a": entry}).encode()
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    refusal(load_safetensors, path)
+
+
+def test_json(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text('{"model_type": "vit", "sizes": [1, 2.5, null, "ü"]}', encoding="utf-8")
+    assert load_json(path) == {"model_type": "vit", "sizes": [1, 2.5, None, "ü"]}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+def test_truncated_json(share, tmp_path):
+    path = tmp_path / "config.json"
+    contents = json.dumps({"model_type": "vit", "id2label": {"0": "sky"}})
+    path.write_text(contents[: int(share * len(contents))])
+    assert "is not valid JSON" in refusal(load_json, path)
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        (b"[" * 200_000, "is not valid JSON"),
+        (b"\xff\xfe{", "is not valid JSON"),
+        (b"\x80", "is not valid JSON"),
+        (b"{'a': 1}", "is not valid JSON"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "is not valid JSON"),
+        (b"[1]", "but a list"),
+        (b"null", "but a NoneType"),
+        (b'"text"', "but a str"),
+    ],
+    ids=lambda value: repr(value[:12]),
+)
+def test_other_json(contents, message, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_bytes(contents)
+    assert message in refusal(load_json, path)
+
+
+@pytest.mark.parametrize("load", [load_npz, load_safetensors, load_json])
+def test_files_that_are_folders_or_are_not_there(load, tmp_path):
+    refusal(load, tmp_path)
+    refusal(load, tmp_path / "nowhere")
+
+
+# YAML
 
 
 def test_yaml_with_tuples(tmp_path):

@@ -1,20 +1,30 @@
 """The command line: exit codes, messages, and an output folder that is complete or absent."""
 
+import dataclasses
+import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
+from collections import OrderedDict
 
+import huggingface_hub.constants
+import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 
-from tests.common import REPOSITORY
+from segmenter_hf.conversion.released import RELEASED
+from tests.common import CODE_FILES, REPOSITORY
+from tests.conversion.flaky_server import FlakyServer
 from tests.conversion.original_checkpoints import make_original_checkpoint
 
 
 SCRIPT = REPOSITORY / "scripts" / "convert_checkpoint.py"
-FIXTURES = REPOSITORY / "tests" / "fixtures" / "original"
+ALL_FIXTURES = REPOSITORY / "tests" / "fixtures"
+FIXTURES = ALL_FIXTURES / "original"
 
 
 def run_script(*arguments, cwd) -> subprocess.CompletedProcess:
@@ -64,6 +74,121 @@ def test_overwrite(run_main):
     assert result.returncode == 0 and result.stdout.startswith("converted: linear decoder, 7 labels")
 
 
+@pytest.mark.parametrize(
+    ("source", "summary"),
+    [
+        ("original/linear_patch16", "linear decoder, 7 labels, patch size 16"),
+        ("mmseg/mask_v0", "mask_transformer decoder, 7 labels, patch size 16"),
+        ("mmseg/mask_v1", "mask_transformer decoder, 7 labels, patch size 16"),
+        ("mmseg/linear_v1", "linear decoder, 7 labels, patch size 16"),
+        ("augreg/vit_patch16/checkpoint.npz", "encoder of 2 layers for images of 64, patch size 16"),
+        ("augreg/vit_patch16/timm.safetensors", "encoder of 2 layers for images of 64, patch size 16"),
+        ("augreg/vit_patch16/mmseg_vit.pth", "encoder of 2 layers for images of 64, patch size 16"),
+    ],
+)
+def test_one_command_takes_every_format(source, summary, run_main, tmp_path):
+    result = run_main(ALL_FIXTURES / source, "converted")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"converted: {summary}, ")
+    assert set(os.listdir(tmp_path / "converted")) == CODE_FILES | {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    }
+
+
+def test_options_of_encoders(run_main, tmp_path):
+    source = ALL_FIXTURES / "augreg" / "vit_patch16" / "timm.safetensors"
+    options = ["--image_size", "96x128", "--normalization", "deit", "--position_embedding_interpolation", "bicubic"]
+    result = run_main(source, "converted", *options, "--num_attention_heads", 2)
+    assert result.returncode == 0 and result.stderr.count("\n") <= 1, result.stderr
+    config = json.loads((tmp_path / "converted" / "config.json").read_text())
+    assert (config["image_size"], config["num_attention_heads"]) == ([96, 128], 2)
+    assert config["position_embedding_interpolation"] == "bicubic"
+    settings = json.loads((tmp_path / "converted" / "preprocessor_config.json").read_text())
+    assert settings["image_mean"] == [0.485, 0.456, 0.406]
+    assert settings["crop_size"] == {"height": 96, "width": 128}
+
+    result = run_main(ALL_FIXTURES / "mmseg" / "mask_v0", "other", "--image_size", "96")
+    assert result.returncode == 2 and "These options are for encoders" in result.stderr
+    result = run_main(source, "other", "--image_size", "100")
+    assert result.returncode == 2 and "multiples of the patch size" in result.stderr
+    assert os.listdir(tmp_path) == ["converted"]
+
+
+def test_format_overrides_what_the_contents_tell(run_main, tmp_path):
+    """Weights that two code bases call the same are told apart by the user."""
+    source = ALL_FIXTURES / "augreg" / "vit_patch16" / "timm.safetensors"
+    result = run_main(source, "converted", "--format", "timm")
+    assert result.returncode == 0
+    result = run_main(source, "other", "--format", "mmsegmentation-encoder")
+    assert result.returncode == 2 and "missing are" in result.stderr
+    result = run_main(source, "other", "--format", "onnx")
+    assert result.returncode == 2 and "invalid choice: 'onnx'" in result.stderr
+    assert os.listdir(tmp_path) == ["converted"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["output"],
+        ["source", "output", "--released", "ade20k/seg_tiny_mask"],
+        ["--released", "ade20k/seg_tiny_mask"],
+        ["source", "output", "--image_size", "12x13x14"],
+        ["source", "output", "--image_size", "0"],
+    ],
+)
+def test_wrong_usage(arguments, run_main, tmp_path):
+    result = run_main(*arguments)
+    assert result.returncode == 2 and "usage:" in result.stderr and "error:" in result.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_released_checkpoint_is_downloaded_and_converted(run_main, tmp_path, monkeypatch):
+    row = RELEASED["ade20k/seg_tiny_mask"]
+    published = make_original_checkpoint(window_stride=64).write(tmp_path / "published")
+    content = {f"/{file.name}": (published / file.name).read_bytes() for file in row.files}
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with FlakyServer(content) as server:
+        files = tuple(dataclasses.replace(file, url=server.url(f"/{file.name}")) for file in row.files)
+        monkeypatch.setitem(RELEASED, row.name, dataclasses.replace(row, files=files))
+        result = run_main("--released", row.name, "converted", "--cache_dir", "cache")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("converted: mask_transformer decoder, 7 labels")
+    settings = json.loads((tmp_path / "converted" / "preprocessor_config.json").read_text())
+    assert settings["window_stride"] == row.protocol.window_stride != 64
+    assert (tmp_path / "cache" / row.repo_name / "checkpoint.pth").read_bytes() == content["/checkpoint.pth"]
+
+
+def test_released_name_that_is_none(run_main, tmp_path):
+    result = run_main("--released", "ade20k/seg_tiny_maks", "converted")
+    assert result.returncode == 2 and "ade20k/seg_tiny_mask" in result.stderr
+    result = run_main("ade20k/seg_tiny_mask", "converted")
+    assert result.returncode == 2 and "--released" in result.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_released_checkpoints_are_listed(run_main):
+    result = run_main("--list_released")
+    assert result.returncode == 0
+    for name, row in RELEASED.items():
+        assert name in result.stdout and row.repo_name in result.stdout
+
+
+def test_output_folder_in_use_costs_no_download(run_main, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    (tmp_path / "converted").mkdir()
+    (tmp_path / "converted" / "notes.txt").touch()
+    row = RELEASED["vit_tiny_p16_384"]
+    with FlakyServer({}) as server:
+        files = (dataclasses.replace(row.files[0], url=server.url("/encoder.pth")),)
+        monkeypatch.setitem(RELEASED, row.name, dataclasses.replace(row, files=files))
+        result = run_main("--released", row.name, "converted", "--cache_dir", "cache")
+        assert server.requests == []
+    assert result.returncode == 2 and "is not empty" in result.stderr
+
+
 def remove_variant(source):
     (source / "variant.yml").unlink()
 
@@ -96,7 +221,7 @@ def change_variant(source):
         (remove_variant, "holds no variant.yml"),
         (truncate, "truncated or not a PyTorch checkpoint"),
         (replace_by_web_page, "is a web page"),
-        (replace_by_other_model, "left over are bias, weight"),
+        (replace_by_other_model, "it holds entries named bias, weight"),
         (put_code_into_variant, "could not determine a constructor for the tag"),
         (change_variant, "`net_kwargs.n_cls` is 150, but the weights say 7"),
     ],
@@ -104,9 +229,102 @@ def change_variant(source):
 def test_bad_source_gives_one_line_and_exit_code_2(spoil, message, run_main, tmp_path):
     source = make_original_checkpoint().write(tmp_path / "source")
     spoil(source)
-    result = run_main("source", "converted")
+    check_refusal(run_main("source", "converted"), message, tmp_path)
+
+
+class RunCode:
+    """Unpickling it makes a folder."""
+
+    def __reduce__(self):
+        return (os.mkdir, ("executed",))
+
+
+def write_web_page(path):
+    path.write_text("\n<html><body>404</body></html>")
+
+
+def truncate_npz(path):
+    shutil.copy(ALL_FIXTURES / "augreg" / "vit_patch16" / "checkpoint.npz", path)
+    os.truncate(path, 100000)
+
+
+def truncate_safetensors(path):
+    shutil.copy(ALL_FIXTURES / "augreg" / "vit_patch16" / "timm.safetensors", path)
+    os.truncate(path, 100000)
+
+
+def write_pickled_array(path):
+    arrays = dict(np.load(ALL_FIXTURES / "augreg" / "vit_patch16" / "checkpoint.npz"))
+    arrays["cls"] = np.array([RunCode()], dtype=object)
+    with path.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def write_code_in_legacy_file(path):
+    torch.save({"state_dict": {}, "meta": RunCode()}, path, _use_new_zipfile_serialization=False)
+
+
+def write_code_in_config_text(path):
+    checkpoint = torch.load(ALL_FIXTURES / "mmseg" / "mask_v0" / "checkpoint.pth", weights_only=True)
+    checkpoint["meta"]["config"] += "import os\nos.mkdir('executed')\n"
+    torch.save(checkpoint, path)
+
+
+def write_other_config(path):
+    checkpoint = torch.load(ALL_FIXTURES / "mmseg" / "mask_v0" / "checkpoint.pth", weights_only=True)
+    checkpoint["meta"]["config"] = checkpoint["meta"]["config"].replace("num_classes=7", "num_classes=19")
+    torch.save(checkpoint, path)
+
+
+def write_config_of_another_model(path):
+    checkpoint = torch.load(ALL_FIXTURES / "mmseg" / "mask_v0" / "checkpoint.pth", weights_only=True)
+    checkpoint["meta"]["config"] = checkpoint["meta"]["config"].replace("SegmenterMaskTransformerHead", "UPerHead")
+    torch.save(checkpoint, path)
+
+
+def write_resnet(path):
+    weights = OrderedDict({"conv1.weight": torch.zeros(64, 3, 7, 7), "fc.weight": torch.zeros(1000, 512)})
+    torch.save(weights, path)
+
+
+def write_deit_3(path):
+    weights = torch.load(ALL_FIXTURES / "augreg" / "vit_patch16" / "mmseg_vit.pth", weights_only=True)
+    torch.save({**weights, "layers.0.ls1.gamma": torch.ones(64)}, path)
+
+
+def write_empty_file(path):
+    path.touch()
+
+
+def write_safetensors_of_a_language_model(path):
+    save_file({"model.embed_tokens.weight": torch.zeros(4, 4)}, path)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (write_web_page, "is a web page"),
+        (truncate_npz, "is truncated or not a file of NumPy arrays"),
+        (truncate_safetensors, "is truncated or not a safetensors file"),
+        (write_pickled_array, "cls of source cannot be read"),
+        (write_code_in_legacy_file, "(posix.mkdir), which could run code"),
+        (write_code_in_config_text, "does something else than assign a value to a name"),
+        (write_other_config, "`model.decode_head.num_classes` is 19, but the weights say 7"),
+        (write_config_of_another_model, "got 'UPerHead'"),
+        (write_resnet, "it holds entries named conv1.weight, fc.weight"),
+        (write_deit_3, "left over are layers.0.ls1.gamma"),
+        (write_empty_file, "truncated or not a PyTorch checkpoint"),
+        (write_safetensors_of_a_language_model, "it holds entries named model.embed_tokens.weight"),
+    ],
+)
+def test_bad_file_gives_one_line_and_exit_code_2(write, message, run_main, tmp_path):
+    write(tmp_path / "source")
+    check_refusal(run_main("source", "converted"), message, tmp_path)
+
+
+def check_refusal(result: subprocess.CompletedProcess, message: str, folder):
     assert result.returncode == 2
     assert result.stdout == ""
     (line,) = result.stderr.splitlines()
     assert line.startswith("convert_checkpoint.py: error: ") and message in line
-    assert os.listdir(tmp_path) == ["source"]
+    assert os.listdir(folder) == ["source"]

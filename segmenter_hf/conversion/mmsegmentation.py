@@ -1,0 +1,169 @@
+"""
+Segmenter checkpoints of MMSegmentation (https://github.com/open-mmlab/mmsegmentation): a dict whose `state_dict` has
+the weights `backbone.*` and `decode_head.*`, and whose `meta` has the text of the config and the names of the labels.
+Releases 0.x and 1.x differ in where the config says what.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..image_processing_pil_segmenter import SegmenterImageProcessorPil
+from ..modeling_segmenter import SegmenterForSemanticSegmentation
+from .mmsegmentation_config import (
+    check_agreement,
+    check_model,
+    list_unrepeated,
+    read_config,
+    read_config_text,
+    read_image_processor,
+    read_labels,
+    read_normalization,
+)
+from .sources import Source
+from .state_dict import StateDictConverter, architecture_of, build_model, check_dimensions, count_layers, list_names
+
+
+logger = logging.getLogger(__name__)
+
+
+def is_mmsegmentation(source: Source) -> bool:
+    """Whether the weights of a source are those of a model of MMSegmentation with backbone and head."""
+    has_part = [any(name.startswith(part) for name in source.state_dict) for part in ("backbone.", "decode_head.")]
+    return all(has_part)
+
+
+def convert_state_dict(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """
+    Renames and splits the tensors of MMSegmentation into a state dict of [`SegmenterForSemanticSegmentation`]. Depth
+    and kind of decoder are those of the keys.
+
+    Args:
+        state_dict (`Mapping[str, torch.Tensor]`): Keys `backbone.*` and `decode_head.*`. It is not changed.
+
+    Returns:
+        `dict[str, torch.Tensor]`: float32 tensors under our names.
+
+    Raises:
+        ConversionError: if keys are missing or left over, listing both.
+    """
+    converter = StateDictConverter(state_dict)
+    # Heads that only help training, and the copy of all weights that EMAHook of 0.x keeps.
+    converter.drop_all("auxiliary_head.")
+    converter.drop_all("ema_")
+    convert_encoder(converter, state_dict, "backbone.", "segmenter.")
+    if "decode_head.conv_seg.weight" in state_dict:
+        # A 1x1 convolution.
+        name = "decode_head.conv_seg.weight"
+        converter.move_with(
+            name, "decoder.classifier.weight", lambda kernel: check_dimensions(name, kernel, 4).flatten(1)
+        )
+        converter.move("decode_head.conv_seg.bias", "decoder.classifier.bias")
+        return converter.finish()
+
+    converter.move_module("decode_head.dec_proj", "decoder.projection")
+    converter.move("decode_head.cls_emb", "decoder.class_embeddings")
+    convert_layers(converter, state_dict, "decode_head.layers.", "decoder.layers.")
+    converter.move_module("decode_head.decoder_norm", "decoder.layernorm")
+    converter.move("decode_head.patch_proj.weight", "decoder.patch_projection.weight")
+    converter.move("decode_head.classes_proj.weight", "decoder.class_projection.weight")
+    converter.move_module("decode_head.mask_norm", "decoder.mask_norm")
+    return converter.finish()
+
+
+def convert_encoder(converter: StateDictConverter, state_dict: Mapping[str, Any], old: str, new: str):
+    """
+    Moves the weights of MMSegmentation's `VisionTransformer`.
+
+    Args:
+        converter (`StateDictConverter`): What moves them.
+        state_dict (`Mapping[str, Any]`): The source's state dict, for its names.
+        old (`str`): Prefix of the source's names, with the dot.
+        new (`str`): Prefix of ours, with the dot.
+    """
+    converter.move(f"{old}cls_token", f"{new}embeddings.cls_token")
+    converter.move(f"{old}pos_embed", f"{new}embeddings.position_embeddings")
+    projection = f"{new}embeddings.patch_embeddings.projection"
+    converter.move(f"{old}patch_embed.projection.weight", f"{projection}.weight")
+    # Release 1.x trains without this bias. The released files are of 0.x, which has it.
+    if f"{old}patch_embed.projection.bias" in state_dict:
+        converter.move(f"{old}patch_embed.projection.bias", f"{projection}.bias")
+    elif f"{projection}.weight" in converter.converted:
+        converter.fill_zeros(f"{projection}.bias", *converter.converted[f"{projection}.weight"].shape[:1])
+    convert_layers(converter, state_dict, f"{old}layers.", f"{new}layers.")
+    converter.move_module(f"{old}ln1", f"{new}layernorm")
+
+
+def convert_layers(converter: StateDictConverter, state_dict: Mapping[str, Any], old: str, new: str):
+    """Moves all transformer layers whose names are the prefix `old`, an index, and a dot."""
+    # `qkv_bias=False`, of backbone or head, leaves out all biases of its attention. Our models have that of the output
+    # in any case, and those of queries, keys and values in both parts or in none.
+    with_bias = [name for name in state_dict if name.endswith(".attn.attn.in_proj_bias")]
+    has_bias = any(name.startswith(old) for name in with_bias)
+    # At least one, so that a state dict without any is refused for what it lacks.
+    for index in range(max(1, count_layers(state_dict, old))):
+        before, after = f"{old}{index}", f"{new}{index}"
+        converter.move_module(f"{before}.ln1", f"{after}.layernorm_before")
+        attention = f"{before}.attn.attn"
+        projections = [f"{after}.attention.{name}_proj" for name in "qkv"]
+        converter.split(f"{attention}.in_proj_weight", [f"{name}.weight" for name in projections])
+        converter.move(f"{attention}.out_proj.weight", f"{after}.attention.o_proj.weight")
+        if has_bias:
+            converter.split(f"{attention}.in_proj_bias", [f"{name}.bias" for name in projections])
+            converter.move(f"{attention}.out_proj.bias", f"{after}.attention.o_proj.bias")
+        elif f"{after}.attention.o_proj.weight" in converter.converted:
+            width = converter.converted[f"{after}.attention.o_proj.weight"].shape[:1]
+            for name in (f"{after}.attention.o_proj", *(projections if with_bias else [])):
+                converter.fill_zeros(f"{name}.bias", *width)
+        converter.move_module(f"{before}.ln2", f"{after}.layernorm_after")
+        converter.move_module(f"{before}.ffn.layers.0.0", f"{after}.mlp.fc1")
+        converter.move_module(f"{before}.ffn.layers.1", f"{after}.mlp.fc2")
+
+
+def load_mmsegmentation(source: Source) -> tuple[SegmenterForSemanticSegmentation, SegmenterImageProcessorPil]:
+    """
+    Model and image processor of a Segmenter that was trained with MMSegmentation. A model that takes images with blue
+    first becomes one that takes them with red first: its patch embedding's channels are put in that order.
+
+    Args:
+        source (`Source`): A checkpoint of release 0.x or 1.x, with the text of its config in it or beside it.
+
+    Raises:
+        ConversionError: if there is no config or it is more than data, if it is that of another model or does not fit
+            the weights, or if weights are missing or left over.
+    """
+    settings = read_config_text(source)
+    check_model(settings)
+    state_dict = convert_state_dict(source.state_dict)
+    architecture = architecture_of(state_dict)
+    check_agreement(settings, architecture, source.state_dict)
+    config = read_config(source, settings, architecture)
+    image_mean, image_std, is_rgb = read_normalization(settings)
+    if not is_rgb:
+        kernel = "segmenter.embeddings.patch_embeddings.projection.weight"
+        state_dict[kernel] = state_dict[kernel].flip(1)
+        image_mean, image_std = image_mean[::-1], image_std[::-1]
+    image_processor = read_image_processor(source, settings, config, image_mean, image_std)
+    model = build_model(config, state_dict)
+    # Last, so that an error is all that is heard of a source that is refused.
+    unrepeated = list_unrepeated(settings)
+    if unrepeated:
+        logger.warning(
+            "The image processor does not do all that MMSegmentation does to this checkpoint's images in tests. "
+            "Results differ for images that this changes: %s.",
+            list_names(unrepeated),
+        )
+    if read_labels(source, settings, config.num_labels)[0] is None:
+        logger.warning(
+            "The names of the %d labels are not known (`dataset_type` is %r), so they are called LABEL_0 to LABEL_%d. "
+            "Set `id2label` and `label2id` in config.json to name them.",
+            config.num_labels,
+            settings.get_text("dataset_type"),
+            config.num_labels - 1,
+        )
+    return model, image_processor
+
+
+__all__ = ["convert_encoder", "convert_state_dict", "is_mmsegmentation", "load_mmsegmentation"]

@@ -1,0 +1,507 @@
+"""
+What the configs of MMSegmentation say about a Segmenter. Releases 0.x and 1.x put it in different places, and leave to
+defaults what is the same in the configs that they come with (configs/segmenter).
+"""
+
+import math
+import reprlib
+from collections.abc import Mapping
+from typing import Any
+
+from transformers.image_utils import PILImageResampling
+
+from ..configuration_segmenter import POSITION_EMBEDDING_INTERPOLATIONS, SegmenterConfig
+from ..data.labels import load_label_set
+from ..image_processing_pil_segmenter import SegmenterImageProcessorPil
+from .errors import ConversionError
+from .python_config import parse_python_config
+from .settings import Settings, describe_differences
+from .sources import Source
+
+
+CONFIG_FILE = "config.py"
+# The heads of configs/segmenter: the mask transformer, and a fully convolutional head without convolutions.
+DECODER_TYPES = {"SegmenterMaskTransformerHead": "mask_transformer", "FCNHead": "linear"}
+
+# Defaults of the arguments that a config may leave out, as of mmseg/models/backbones/vit.py and
+# mmseg/models/decode_heads/segmenter_mask_head.py (0.20 to 1.2), and of nn.LayerNorm.
+LAYER_NORM_EPS = 1e-5
+INTERPOLATION = "bicubic"
+BACKBONE_IMAGE_SIZE = (224, 224)
+BACKBONE_NUM_HEADS = 12
+DECODER_DROP_PATH_RATE = 0.1
+
+# Label sets of the data sets' classes (mmseg/datasets/*.py), and whether their label maps store 0 for "other", which
+# is ignored, and label + 1 for the rest, unless the config says so itself.
+DATASETS = {
+    "ADE20KDataset": ("ade20k", True),
+    "CityscapesDataset": ("cityscapes", False),
+    "PascalContextDataset": ("pascal_context_60", False),
+    "PascalContextDataset59": ("pascal_context_59", True),
+}
+
+TEST_PIPELINES = (
+    "test_dataloader.dataset.pipeline",
+    "data.test.pipeline",
+    "test_pipeline",
+    "val_dataloader.dataset.pipeline",
+    "data.val.pipeline",
+)
+TRAIN_PIPELINES = ("train_dataloader.dataset.pipeline", "data.train.pipeline", "train_pipeline")
+# Of a test pipeline: what the image processor does too, and what does nothing to pixels in tests.
+REPEATED_TRANSFORMS = {
+    "Collect",
+    "DefaultFormatBundle",
+    "ImageToTensor",
+    "MultiScaleFlipAug",
+    "Normalize",
+    "PackSegInputs",
+    "RandomFlip",
+    "Resize",
+    "ResizeShortestEdge",
+}
+
+# What a config may leave out, but not say otherwise: another value computes something that our models do not.
+REQUIRED_VALUES = [
+    ("model.backbone.in_channels", 3),
+    ("model.backbone.with_cls_token", True),
+    ("model.backbone.output_cls_token", False),
+    ("model.backbone.patch_pad", "corner"),
+    ("model.backbone.act_cfg.type", "GELU"),
+    ("model.backbone.norm_cfg.type", "LN"),
+    ("model.decode_head.align_corners", False),
+    ("model.decode_head.input_transform", None),
+]
+REQUIRED_OF_MASK_TRANSFORMER = [
+    ("model.decode_head.act_cfg.type", "GELU"),
+    ("model.decode_head.norm_cfg.type", "LN"),
+]
+
+
+def read_config_text(source: Source) -> Settings:
+    """
+    The config of a checkpoint: its own text, or else that of `config.py`, or of the only Python file, beside it.
+
+    Raises:
+        ConversionError: if there is none, or it is more than data.
+    """
+    meta = source.contents.get("meta") if isinstance(source.contents, Mapping) else None
+    meta = meta if isinstance(meta, Mapping) else {}
+    # Under these names 0.x and 1.x store it.
+    for name in ("config", "cfg"):
+        if isinstance(meta.get(name), str):
+            return Settings(parse_python_config(meta[name], f"The config in {source.file.name}"), "the config")
+
+    folder = source.file.parent
+    files = [folder / CONFIG_FILE] if (folder / CONFIG_FILE).is_file() else list(folder.glob("*.py"))
+    if len(files) != 1:
+        raise ConversionError(
+            f"{source.file} holds no text of its config. Put the config that training wrote into its work_dir beside "
+            f"it, as {CONFIG_FILE}."
+        )
+    try:
+        text = files[0].read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConversionError(f"{files[0]} cannot be read: {error}.") from error
+    return Settings(parse_python_config(text, str(files[0])), files[0].name)
+
+
+def without_scope(name: Any) -> Any:
+    """The name of a class without what may precede it: its registry's scope, or its module (`mmseg.FCNHead`)."""
+    return name.rpartition(".")[2] if isinstance(name, str) else name
+
+
+def get_type(settings: Settings, field: str) -> str | None:
+    """The class that a part of the config names."""
+    return without_scope(settings.get_text(f"{field}.type"))
+
+
+def get_dataset(settings: Settings) -> tuple[str, bool] | tuple[None, bool]:
+    """Label set of the data set that the config names, and whether its label maps store 0 for what is ignored."""
+    fields = ("dataset_type", "test_dataloader.dataset.type", "data.test.type")
+    name = next((name for field in fields if isinstance(name := settings.get(field), str)), None)
+    return DATASETS.get(without_scope(name), (None, False))
+
+
+def check_model(settings: Settings):
+    """
+    Refuses configs of models that compute something else than Segmenter does.
+
+    Raises:
+        ConversionError: naming the field, its value and what it must be.
+    """
+    for field, types in (
+        ("model", ["EncoderDecoder"]),
+        ("model.backbone", ["VisionTransformer"]),
+        ("model.decode_head", list(DECODER_TYPES)),
+    ):
+        name = get_type(settings, field)
+        if name not in types:
+            raise ConversionError(
+                f"{settings.name} is no Segmenter's: `{field}.type` must be {' or '.join(types)}, got {name!r}."
+            )
+    is_mask_transformer = get_type(settings, "model.decode_head") == "SegmenterMaskTransformerHead"
+    for field, expected in [*REQUIRED_VALUES, *(REQUIRED_OF_MASK_TRANSFORMER if is_mask_transformer else [])]:
+        value = settings.get(field)
+        if value is not None and value != expected:
+            raise settings.refuse(field, repr(expected), value)
+
+
+def check_agreement(settings: Settings, architecture: dict[str, Any], state_dict: Mapping[str, Any]):
+    """
+    Compares what the config states with what the weights are.
+
+    Args:
+        settings ([`~segmenter_hf.conversion.settings.Settings`]): The config.
+        architecture (`dict[str, Any]`): What [`~segmenter_hf.conversion.state_dict.architecture_of`] returns.
+        state_dict (`Mapping[str, Any]`): The source's weights.
+
+    Raises:
+        ConversionError: if anything differs, naming each field and both values; if the weights have a single output
+            channel, or the decoder takes another layer than the last.
+    """
+    if architecture["num_labels"] < 2:
+        raise ConversionError(
+            "The checkpoint has one output channel (`out_channels=1` of MMSegmentation, with a threshold of its own). "
+            "Only heads with a channel for each of two or more classes are converted."
+        )
+    counts = {
+        "model.backbone.embed_dims": "hidden_size",
+        "model.backbone.num_layers": "num_hidden_layers",
+        "model.backbone.patch_size": "patch_size",
+        "model.decode_head.in_channels": "hidden_size",
+        "model.decode_head.num_classes": "num_labels",
+    }
+    flags = {"model.backbone.qkv_bias": "backbone.layers.0.attn.attn.in_proj_bias" in state_dict}
+    if architecture["decoder_type"] == "mask_transformer":
+        counts["model.decode_head.embed_dims"] = "decoder_hidden_size"
+        counts["model.decode_head.num_layers"] = "decoder_num_hidden_layers"
+        flags["model.decode_head.qkv_bias"] = "decode_head.layers.0.attn.attn.in_proj_bias" in state_dict
+    differences = describe_differences(
+        # `check_model` refuses any other number in the config.
+        {"model.backbone.in_channels": (3, architecture["num_channels"])}
+        | {field: (settings.get_count(field), architecture[name]) for field, name in counts.items()}
+        | {field: (settings.get_flag(field), actual) for field, actual in flags.items()}
+    )
+    decoder_type = DECODER_TYPES[get_type(settings, "model.decode_head")]
+    if decoder_type != architecture["decoder_type"]:
+        differences.append(
+            f"`model.decode_head.type` is {get_type(settings, 'model.decode_head')!r}, but the weights are those of "
+            f"the decoder {architecture['decoder_type']!r}"
+        )
+    if differences:
+        raise ConversionError(f"{settings.name} does not fit the weights: {'; '.join(differences)}.")
+    check_decoder_input(settings, architecture["num_hidden_layers"])
+
+
+def check_decoder_input(settings: Settings, num_layers: int):
+    """
+    Refuses decoders that take another of the backbone's outputs than that of the last layer.
+
+    Raises:
+        ConversionError: naming the fields that choose it.
+    """
+    last = num_layers - 1
+    indices = settings.get("model.backbone.out_indices")
+    if not isinstance(indices, (list, tuple)):
+        indices = [last if indices in (None, -1) else indices]
+    # In the order of the layers, whatever that of the indices; before them, if asked for, the embeddings.
+    outputs = [index for index in range(num_layers) if index in indices]
+    if settings.get_flag("model.backbone.out_origin"):
+        outputs.insert(0, -1)
+    index = settings.get("model.decode_head.in_index")
+    if last not in outputs or index not in (None, -1, outputs.index(last)):
+        raise ConversionError(
+            f"{settings.name} is no Segmenter's: of the backbone's outputs (`model.backbone.out_indices` "
+            f"{reprlib.repr(indices)}) the decoder must take that of the last layer, {last}, and "
+            f"`model.decode_head.in_index` is {reprlib.repr(index)}."
+        )
+
+
+def read_image_size(settings: Settings, architecture: dict[str, Any]) -> tuple[int, int]:
+    """
+    `(height, width)` in pixels that the position embeddings were trained for.
+
+    Raises:
+        ConversionError: if `model.backbone.img_size` is no size, or not that of the position embeddings' grid.
+    """
+    field = "model.backbone.img_size"
+    stated = settings.get(field)
+    if isinstance(stated, (list, tuple)) and len(stated) == 1:
+        settings = Settings({"model": {"backbone": {"img_size": stated[0]}}}, settings.name)
+    height, width = settings.get_size(field) or BACKBONE_IMAGE_SIZE
+    patch_size, num_patches = architecture["patch_size"], architecture["num_patches"]
+    if (height // patch_size) * (width // patch_size) != num_patches:
+        raise ConversionError(
+            f"{settings.name} does not fit the weights: `{field}` is {height} x {width}, but the weights have "
+            f"position embeddings for {num_patches} patches of {patch_size} x {patch_size} pixels."
+        )
+    return height, width
+
+
+def is_for_labels(values: Any, num_labels: int) -> bool:
+    """Whether `values` is a list with something for each label."""
+    return isinstance(values, (list, tuple)) and len(values) == num_labels
+
+
+def is_colour(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 3 and all(type(c) is int and 0 <= c < 256 for c in value)
+
+
+def get_meta(source: Source) -> Settings:
+    """What the checkpoint says beside its weights and config."""
+    return Settings(source.contents if isinstance(source.contents, dict) else {}, source.file.name)
+
+
+def read_labels(source: Source, settings: Settings, num_labels: int) -> tuple[dict[int, str] | None, list | None]:
+    """
+    Names and colours of the labels: those that the checkpoint or the config states, or else of the data set that the
+    config names. `None` for what is not known, or is not that of `num_labels` labels.
+    """
+    meta = get_meta(source)
+    stated = {}
+    # Where 0.x and 1.x store them; then where users state those of their own data.
+    for name, places in {
+        "classes": (
+            (meta, "meta.CLASSES"),
+            (meta, "meta.dataset_meta.classes"),
+            (meta, "meta.dataset_meta.CLASSES"),
+            (settings, "data.test.classes"),
+            (settings, "test_dataloader.dataset.metainfo.classes"),
+            (settings, "metainfo.classes"),
+        ),
+        "palette": (
+            (meta, "meta.PALETTE"),
+            (meta, "meta.dataset_meta.palette"),
+            (meta, "meta.dataset_meta.PALETTE"),
+            (settings, "data.test.palette"),
+            (settings, "test_dataloader.dataset.metainfo.palette"),
+            (settings, "metainfo.palette"),
+        ),
+    }.items():
+        values = (place.get(field) for place, field in places)
+        stated[name] = next((value for value in values if is_for_labels(value, num_labels)), None)
+
+    classes, palette = stated["classes"], stated["palette"]
+    label_set, _ = get_dataset(settings)
+    if classes is None and label_set is not None and len(label_set := load_label_set(label_set)) == num_labels:
+        classes, palette = label_set.names, palette or label_set.palette
+    if classes is not None and not all(isinstance(name, str) for name in classes):
+        classes = None
+    # A palette of NumPy's, which is not read, is one that 0.x drew at random for data without.
+    if palette is not None and not all(is_colour(colour) for colour in palette):
+        palette = None
+    return (
+        None if classes is None else dict(enumerate(classes)),
+        None if palette is None else [list(colour) for colour in palette],
+    )
+
+
+def read_config(source: Source, settings: Settings, architecture: dict[str, Any]) -> SegmenterConfig:
+    """
+    The config of a checkpoint: shapes as the weights tell them, the rest from MMSegmentation's config and defaults.
+
+    Raises:
+        ConversionError: if a field has a wrong type, or makes no valid config.
+    """
+    num_labels = architecture["num_labels"]
+    interpolation = settings.get_text("model.backbone.interpolate_mode") or INTERPOLATION
+    if interpolation not in POSITION_EMBEDDING_INTERPOLATIONS:
+        raise settings.refuse(
+            "model.backbone.interpolate_mode", " or ".join(POSITION_EMBEDDING_INTERPOLATIONS), interpolation
+        )
+
+    def get_number(field: str, default: float) -> float:
+        stated = settings.get_number(f"model.{field}")
+        return default if stated is None else stated
+
+    def get_eps(field: str) -> float:
+        eps = get_number(f"{field}.norm_cfg.eps", LAYER_NORM_EPS)
+        if not 0 <= eps < 1:
+            raise settings.refuse(f"model.{field}.norm_cfg.eps", "at least 0 and below 1", eps)
+        return float(eps)
+
+    values = {name: value for name, value in architecture.items() if name not in ("num_patches", "num_labels")}
+    if architecture["decoder_type"] == "mask_transformer":
+        values |= {
+            "decoder_num_attention_heads": settings.require_count("model.decode_head.num_heads"),
+            "decoder_dropout_prob": get_number("decode_head.drop_rate", 0.0),
+            "decoder_drop_path_rate": get_number("decode_head.drop_path_rate", DECODER_DROP_PATH_RATE),
+            "decoder_layer_norm_eps": get_eps("decode_head"),
+        }
+    id2label, palette = read_labels(source, settings, num_labels)
+    values |= {"num_labels": num_labels} if id2label is None else {"id2label": id2label}
+    height, width = read_image_size(settings, architecture)
+    values |= {
+        "palette": palette,
+        "image_size": height if height == width else (height, width),
+        "num_attention_heads": settings.get_count("model.backbone.num_heads") or BACKBONE_NUM_HEADS,
+        "hidden_dropout_prob": get_number("backbone.drop_rate", 0.0),
+        "attention_probs_dropout_prob": get_number("backbone.attn_drop_rate", 0.0),
+        "drop_path_rate": get_number("backbone.drop_path_rate", 0.0),
+        "layer_norm_eps": get_eps("backbone"),
+        "position_embedding_interpolation": interpolation,
+    }
+    try:
+        return SegmenterConfig(**values)
+    except ValueError as error:
+        raise ConversionError(f"{settings.name} and the weights do not make a model: {error}") from error
+
+
+def list_transforms(settings: Settings, pipelines: tuple[str, ...] = TEST_PIPELINES) -> dict[str, dict[str, Any]]:
+    """
+    The settings of the transforms in the first pipeline that is there, by class, those that `MultiScaleFlipAug`
+    contains among them. Of several of a class, the first.
+    """
+    pipeline = next((value for field in pipelines if (value := settings.get(field)) is not None), None)
+    transforms: dict[str, dict[str, Any]] = {}
+
+    def add(steps: Any):
+        for step in steps if isinstance(steps, (list, tuple)) else []:
+            if isinstance(step, dict) and isinstance(step.get("type"), str):
+                transforms.setdefault(without_scope(step["type"]), step)
+
+    add(pipeline)
+    add(transforms.get("MultiScaleFlipAug", {}).get("transforms"))
+    return transforms
+
+
+def read_size(settings: Settings) -> dict[str, int] | None:
+    """
+    What the test pipeline resizes images to, as our image processor takes it, or `None` if it does not resize.
+
+    Raises:
+        ConversionError: if it resizes to anything else than a size in pixels.
+    """
+    transforms = list_transforms(settings)
+    augmentation, resize = (transforms.get(name, {}) for name in ("MultiScaleFlipAug", "Resize"))
+    if "ResizeShortestEdge" in transforms:
+        edges = Settings(transforms["ResizeShortestEdge"], f"ResizeShortestEdge in {settings.name}")
+        return {"shortest_edge": edges.require_count("scale"), "longest_edge": edges.require_count("max_size")}
+    if not resize:
+        return None
+    if resize.get("interpolation", "bilinear") != "bilinear":
+        raise settings.refuse("interpolation` of the test pipeline's `Resize", "'bilinear'", resize["interpolation"])
+    # 0.x keeps the aspect ratio by default, 1.x does not. Both give the width before the height.
+    is_release_0 = bool(augmentation) or "img_scale" in resize
+    field, scale = next(
+        (
+            (field, transform[field])
+            for transform, field in ((augmentation, "img_scale"), (resize, "img_scale"), (resize, "scale"))
+            if transform.get(field) is not None
+        ),
+        ("scale", None),
+    )
+    if isinstance(scale, (list, tuple)) and len(scale) == 1:
+        scale = scale[0]
+    elif field == "scale" and isinstance(scale, int):
+        scale = scale, scale
+    is_size = isinstance(scale, (list, tuple)) and len(scale) == 2
+    if not is_size or not all(type(side) is int and side > 0 for side in scale):
+        raise settings.refuse(f"{field}` of the test pipeline's `Resize", "one width and height in pixels", scale)
+    if resize.get("keep_ratio", is_release_0):
+        return {"shortest_edge": min(scale), "longest_edge": max(scale)}
+    return {"height": scale[1], "width": scale[0]}
+
+
+def list_unrepeated(settings: Settings) -> list[str]:
+    """What MMSegmentation does to images in its tests and our image processor does not, by name."""
+    names = [
+        name for name in list_transforms(settings) if name not in REPEATED_TRANSFORMS and not name.startswith("Load")
+    ]
+    pads = settings.get("model.data_preprocessor.test_cfg") is not None
+    return names + ["padding by `data_preprocessor.test_cfg`"] * pads
+
+
+def read_normalization(settings: Settings) -> tuple[list[float], list[float], bool]:
+    """
+    Mean and standard deviation per channel, as the model sees the channels, of images scaled to 0..1; and whether it
+    sees red first.
+
+    Raises:
+        ConversionError: if they are not stated.
+    """
+    for values, order in (
+        (settings.get("model.data_preprocessor"), "bgr_to_rgb"),
+        (settings.get("data_preprocessor"), "bgr_to_rgb"),
+        (list_transforms(settings).get("Normalize"), "to_rgb"),
+        (settings.get("img_norm_cfg"), "to_rgb"),
+    ):
+        if isinstance(values, dict) and values.get("mean") is not None and values.get("std") is not None:
+            mean, std = values["mean"], values["std"]
+            for name, channels in (("mean", mean), ("std", std)):
+                is_list = isinstance(channels, (list, tuple)) and len(channels) == 3
+                if not is_list or not all(type(value) in (int, float) and math.isfinite(value) for value in channels):
+                    raise settings.refuse(name, "a number for each of three channels", channels)
+            if min(std) <= 0:
+                raise settings.refuse("std", "greater than 0", std)
+            # `Normalize` of 0.x swaps by default, the preprocessor of 1.x does not. It swaps by either of its flags.
+            is_rgb = bool(values.get(order, order == "to_rgb") or values.get("rgb_to_bgr"))
+            return [value / 255 for value in mean], [value / 255 for value in std], is_rgb
+    raise ConversionError(f"{settings.name} does not say how images are normalised (`mean` and `std`).")
+
+
+def read_reduces_labels(source: Source, settings: Settings) -> bool:
+    """Whether label maps store 0 for what is ignored, as the config says, or as its data set's class does."""
+    loaders = [
+        list_transforms(settings, pipelines).get("LoadAnnotations", {})
+        for pipelines in (TEST_PIPELINES, TRAIN_PIPELINES)
+    ]
+    for stated in (
+        # That of the data set's class, in checkpoints of 1.x.
+        get_meta(source).get("meta.dataset_meta.reduce_zero_label"),
+        settings.get("test_dataloader.dataset.reduce_zero_label"),
+        settings.get("data.test.reduce_zero_label"),
+        *(loader.get("reduce_zero_label") for loader in loaders),
+    ):
+        if type(stated) is bool:
+            return stated
+    return get_dataset(settings)[1]
+
+
+def read_image_processor(
+    source: Source, settings: Settings, config: SegmenterConfig, image_mean: list[float], image_std: list[float]
+) -> SegmenterImageProcessorPil:
+    """
+    The image processor that repeats MMSegmentation's test: its resize, windows and normalisation.
+
+    Raises:
+        ConversionError: if a field has a wrong type, or makes no windows that cover an image.
+    """
+    size = read_size(settings)
+    values = {"do_resize": False} if size is None else {"size": size}
+    mode = settings.get_text("model.test_cfg.mode")
+    if mode == "slide":
+        window = settings.require_size("model.test_cfg.crop_size")
+        stride = settings.require_size("model.test_cfg.stride")
+        if any(step > side for step, side in zip(stride, window, strict=True)):
+            description = f"at most `crop_size` {window}, or pixels between windows have no label"
+            raise settings.refuse("model.test_cfg.stride", description, stride)
+        values |= {
+            "do_split_image": True,
+            "crop_size": {"height": window[0], "width": window[1]},
+            "window_stride": stride[0] if stride[0] == stride[1] else {"height": stride[0], "width": stride[1]},
+        }
+    elif mode != "whole":
+        raise settings.refuse("model.test_cfg.mode", "'slide' or 'whole'", mode)
+    return SegmenterImageProcessorPil(
+        **values,
+        resample=PILImageResampling.BILINEAR,
+        antialias=False,
+        patch_size=config.patch_size,
+        image_mean=image_mean,
+        image_std=image_std,
+        do_reduce_labels=read_reduces_labels(source, settings),
+    )
+
+
+__all__ = [
+    "check_agreement",
+    "check_model",
+    "list_unrepeated",
+    "read_config",
+    "read_config_text",
+    "read_image_processor",
+    "read_labels",
+    "read_normalization",
+]

@@ -1,0 +1,401 @@
+"""Encoders that transformers and timm load: the same outputs as theirs, and nothing that they print."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from transformers import (
+    BeitConfig,
+    BeitModel,
+    DeiTConfig,
+    DeiTForImageClassification,
+    DeiTForImageClassificationWithTeacher,
+    DeiTForMaskedImageModeling,
+    DeiTModel,
+    ViTForImageClassification,
+    ViTForMaskedImageModeling,
+    ViTImageProcessor,
+    ViTModel,
+)
+from transformers.utils import logging as transformers_logging
+
+from segmenter_hf.conversion import ConversionError
+from segmenter_hf.conversion.encoders import EncoderOptions, is_augreg, is_mmsegmentation_encoder, is_timm
+from segmenter_hf.conversion.pretrained import (
+    OLDER_LAYER_NAMES,
+    convert_transformers,
+    is_transformers,
+    load_timm_model,
+    load_transformers,
+)
+from segmenter_hf.conversion.sources import read_source
+from tests.common import random_pixel_values, tiny_config
+from tests.conversion.encoder_checkpoints import make_timm_model, randomise
+
+
+# float32 sums taken in another order differ by some 1e-6 in models this small.
+TOLERANCE = 1e-4
+
+SETTINGS = {
+    "hidden_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 40,
+    "image_size": 32,
+    "patch_size": 8,
+    "layer_norm_eps": 1e-3,
+}
+
+
+def warnings_of(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def write_transformers(folder: Path, model_class: type, **overrides) -> transformers.PreTrainedModel:
+    """Writes a random model, and returns it."""
+    settings = {**SETTINGS, **overrides}
+    if "MaskedImage" in model_class.__name__:
+        settings["encoder_stride"] = settings["patch_size"]
+    model = randomise(model_class(model_class.config_class(**settings)))
+    model.save_pretrained(folder)
+    return model
+
+
+def edit_weights(folder: Path, edit) -> None:
+    """Lets `edit` change the state dict in a folder."""
+    state_dict = load_file(folder / "model.safetensors")
+    edit(state_dict)
+    save_file(state_dict, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("model_class", "overrides"),
+    [
+        pytest.param(ViTModel, {}, id="vit"),
+        pytest.param(ViTForImageClassification, {"qkv_bias": False}, id="vit_without_qkv_bias"),
+        pytest.param(ViTForImageClassification, {"layer_norm_eps": 1e-12, "patch_size": 16}, id="vit_classifier"),
+        pytest.param(ViTForMaskedImageModeling, {"num_attention_heads": 6}, id="vit_masked"),
+        pytest.param(ViTForImageClassification, {"image_size": [32, 48]}, id="vit_of_rectangles"),
+        pytest.param(ViTForImageClassification, {"hidden_act": "gelu_pytorch_tanh"}, id="vit_with_another_gelu"),
+        pytest.param(DeiTModel, {}, id="deit"),
+        pytest.param(DeiTForImageClassification, {"num_hidden_layers": 3}, id="deit_classifier"),
+        pytest.param(DeiTForImageClassificationWithTeacher, {"qkv_bias": False}, id="deit_with_teacher"),
+        pytest.param(DeiTForMaskedImageModeling, {}, id="deit_masked"),
+    ],
+)
+@torch.no_grad()
+def test_transformers(model_class, overrides, tmp_path, capfd):
+    saved = write_transformers(tmp_path, model_class, **overrides)
+    expected = getattr(saved, saved.base_model_prefix, saved)
+    source = read_source(tmp_path)
+    recognisers = (is_augreg, is_timm, is_mmsegmentation_encoder, is_transformers)
+    assert [recogniser for recogniser in recognisers if recogniser(source)] == [is_transformers]
+
+    capfd.readouterr()
+    model, image_processor = load_transformers(source, EncoderOptions(normalization="deit"))
+    printed = capfd.readouterr()
+    assert printed.out == printed.err == ""
+
+    assert model.config.layer_norm_eps == saved.config.layer_norm_eps
+    assert model.config.hidden_act == saved.config.hidden_act
+    assert model.config.qkv_bias == saved.config.qkv_bias
+    assert model.config.num_attention_heads == saved.config.num_attention_heads
+    assert model.config.use_distillation_token == (saved.config.model_type == "deit")
+    assert model.config.position_embedding_interpolation == "bicubic"
+    assert model.config.drop_path_rate == 0.1
+    assert tuple(image_processor.to_dict()["image_mean"]) == (0.485, 0.456, 0.406)
+
+    image_size = saved.config.image_size
+    trained_size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    # transformers resizes position embeddings of squares only.
+    for size in (trained_size,) if trained_size == (32, 48) else (trained_size, (48, 80)):
+        pixel_values = random_pixel_values(2, *size)
+        target = expected(pixel_values, interpolate_pos_encoding=size != trained_size).last_hidden_state
+        actual = model(pixel_values).last_hidden_state
+        torch.testing.assert_close(actual, target, atol=TOLERANCE, rtol=0)
+
+
+def test_names_of_older_releases():
+    """The names that the installed release does not have."""
+    state_dict = randomise(DeiTModel(DeiTConfig(**SETTINGS), add_pooling_layer=False)).state_dict()
+    newer = {name: tensor for name, tensor in state_dict.items() if name.startswith("layers.")}
+    older = {name: tensor for name, tensor in state_dict.items() if name.startswith("encoder.layer.")}
+    common = {name: state_dict[name] for name in state_dict.keys() - newer.keys() - older.keys()}
+    for name, tensor in {**newer, **older}.items():
+        index, part = name.removeprefix("encoder.").split(".", 2)[1:]
+        part, parameter = part.rsplit(".", 1)
+        for old, new in OLDER_LAYER_NAMES.items():
+            if part in (old, new):
+                newer[f"layers.{index}.{new}.{parameter}"] = tensor
+                older[f"encoder.layer.{index}.{old}.{parameter}"] = tensor
+    assert len(newer) == len(older) == 2 * 16
+    converted = [convert_transformers({**common, **layers}, "a") for layers in (newer, older)]
+    assert converted[0].keys() == converted[1].keys()
+    assert len(converted[0]) == len(common) + 2 * 16
+    for name, tensor in converted[0].items():
+        assert torch.equal(tensor, converted[1][name]), name
+
+
+def test_image_size_and_heads(tmp_path):
+    write_transformers(tmp_path, ViTForImageClassification)
+    model, _ = load_transformers(read_source(tmp_path), EncoderOptions(image_size=64))
+    assert model.config.image_size == 64
+    assert model.embeddings.position_embeddings.shape == (1, 65, 48)
+    with pytest.raises(ConversionError, match="number of attention heads is 3, not 4"):
+        load_transformers(read_source(tmp_path), EncoderOptions(num_attention_heads=4))
+
+
+def test_normalisation_is_that_of_the_preprocessor(tmp_path, caplog):
+    write_transformers(tmp_path, ViTForImageClassification)
+    ViTImageProcessor(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6]).save_pretrained(tmp_path)
+    _, image_processor = load_transformers(read_source(tmp_path), EncoderOptions())
+    settings = image_processor.to_dict()
+    assert (list(settings["image_mean"]), list(settings["image_std"])) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
+    assert not warnings_of(caplog)
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": 0.5, "image_std": 0.5}')
+    with pytest.raises(ConversionError, match="image_mean.*preprocessor_config.json must be three numbers"):
+        load_transformers(read_source(tmp_path), EncoderOptions())
+
+
+@pytest.mark.parametrize(("model_class", "mean"), [(ViTModel, 0.5), (DeiTModel, 0.485)])
+def test_normalisation_is_assumed_where_there_is_no_preprocessor(model_class, mean, tmp_path, caplog):
+    write_transformers(tmp_path, model_class)
+    _, image_processor = load_transformers(read_source(tmp_path), EncoderOptions())
+    assert image_processor.to_dict()["image_mean"][0] == mean
+    (message,) = warnings_of(caplog)
+    assert "assumed" in message and f"--normalization {'deit' if mean == 0.5 else 'vit'}" in message
+
+
+@pytest.mark.parametrize("has_progress_bar", [False, True])
+def test_settings_of_logging_are_left_as_they_were(has_progress_bar, tmp_path):
+    write_transformers(tmp_path, ViTForImageClassification)
+    before = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+
+    def configure_logging(verbosity: int, has_progress_bar: bool):
+        transformers_logging.set_verbosity(verbosity)
+        toggle = "enable_progress_bar" if has_progress_bar else "disable_progress_bar"
+        getattr(transformers_logging, toggle)()
+
+    try:
+        configure_logging(logging.ERROR, has_progress_bar)
+        load_transformers(read_source(tmp_path), EncoderOptions())
+        assert transformers_logging.get_verbosity() == logging.ERROR
+        assert transformers_logging.is_progress_bar_enabled() is has_progress_bar
+    finally:
+        configure_logging(*before)
+
+
+def test_weights_of_half_precision_and_an_attention_that_is_not_installed(tmp_path):
+    """Of what a folder asks for only the weights matter."""
+    saved = write_transformers(tmp_path, ViTModel).half()
+    saved.save_pretrained(tmp_path)
+    configure(attn_implementation="flash_attention_2", _attn_implementation="flash_attention_2")(tmp_path)
+    model, _ = load_transformers(read_source(tmp_path), EncoderOptions())
+    assert {weight.dtype for weight in model.state_dict().values()} == {torch.float32}
+    assert torch.equal(model.embeddings.cls_token, saved.embeddings.cls_token.float())
+
+
+def drop(*names: str):
+    """Removes the weights whose names end with one of these, of which there must be one each."""
+
+    def edit(state_dict):
+        for ending in names:
+            (name,) = (name for name in state_dict if name.endswith(ending))
+            del state_dict[name]
+
+    return edit
+
+
+def add_layer(state_dict):
+    state_dict |= {
+        name.replace(".1.", ".2.", 1): tensor.clone() for name, tensor in state_dict.items() if ".1." in name
+    }
+
+
+def widen(state_dict):
+    (name,) = (name for name in state_dict if name.endswith("position_embeddings"))
+    state_dict[name] = torch.zeros(1, 99, 48)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        pytest.param(drop("cls_token"), "missing are .*cls_token; left over are none", id="missing"),
+        pytest.param(drop("1.layernorm_after.bias"), "missing are .*1.layernorm_after.bias", id="missing_in_a_layer"),
+        pytest.param(add_layer, "missing are none; left over are .*2.attention.*and . more", id="more_layers"),
+        pytest.param(widen, "position_embeddings .1, 99, 48. instead of .1, 17, 48.", id="shape"),
+    ],
+)
+def test_weights_that_do_not_fit_the_config_are_refused(edit, message, tmp_path, capfd):
+    write_transformers(tmp_path, ViTForImageClassification)
+    edit_weights(tmp_path, edit)
+    capfd.readouterr()
+    with pytest.raises(ConversionError, match=message) as error:
+        load_transformers(read_source(tmp_path), EncoderOptions())
+    assert str(tmp_path) in str(error.value)
+    assert capfd.readouterr().err == ""
+
+
+def truncate(folder: Path):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+
+
+def configure(**values):
+    def edit(folder: Path):
+        file = folder / "config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        pytest.param(truncate, "transformers cannot load ViTModel from", id="truncated"),
+        pytest.param(lambda folder: (folder / "model.safetensors").unlink(), "no file named", id="no_weights"),
+        pytest.param(configure(hidden_size="wide"), "transformers cannot load ViTModel from", id="config"),
+        pytest.param(configure(num_channels=1), "instead of .48, 1, 8, 8.", id="channels"),
+        pytest.param(configure(model_type="beit"), "type 'beit', .*vit and deit can be converted", id="beit"),
+        pytest.param(configure(model_type=["vit"]), r"type \['vit'\]", id="no_name"),
+        pytest.param(configure(patch_size=[8, 16]), "do not fit", id="oblong_patches"),
+    ],
+)
+def test_folders_that_are_refused(damage, message, tmp_path):
+    write_transformers(tmp_path, ViTModel)
+    damage(tmp_path)
+    with pytest.raises(ConversionError, match=message) as error:
+        load_transformers(read_source(tmp_path), EncoderOptions())
+    assert "\n" not in str(error.value)
+
+
+def test_other_models_are_refused_by_their_names(tmp_path):
+    BeitModel(BeitConfig(**SETTINGS)).save_pretrained(tmp_path / "beit")
+    tiny_config().save_pretrained(tmp_path / "segmenter")
+    for model_type in ("beit", "segmenter"):
+        source = read_source(tmp_path / model_type)
+        assert is_transformers(source)
+        with pytest.raises(ConversionError, match=f"type '{model_type}'"):
+            load_transformers(source, EncoderOptions())
+
+
+class Touch:
+    """Creates a file where it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_pickled_weights_are_read_but_not_run(tmp_path):
+    saved = write_transformers(tmp_path, ViTModel)
+    (tmp_path / "model.safetensors").unlink()
+    weights = tmp_path / "pytorch_model.bin"
+    torch.save(saved.state_dict(), weights)
+    model, _ = load_transformers(read_source(tmp_path), EncoderOptions())
+    assert torch.equal(model.embeddings.cls_token, saved.embeddings.cls_token)
+
+    trace = tmp_path / "was_run"
+    torch.save({**saved.state_dict(), "embeddings.cls_token": Touch(trace)}, weights)
+    torch.load(weights, weights_only=False)
+    assert trace.exists()
+    trace.unlink()
+    with pytest.raises(ConversionError, match="pytorch_model.bin is refused.*could run code"):
+        load_transformers(read_source(tmp_path), EncoderOptions())
+    assert not trace.exists()
+
+
+def test_code_in_a_folder_is_not_run(tmp_path):
+    write_transformers(tmp_path, ViTModel)
+    trace = tmp_path / "was_run"
+    (tmp_path / "modeling_new.py").write_text(f"open({str(trace)!r}, 'w')\nclass NewModel: pass\n")
+    configure(auto_map={"AutoModel": "modeling_new.NewModel", "AutoConfig": "modeling_new.NewModel"})(tmp_path)
+    model, _ = load_transformers(read_source(tmp_path), EncoderOptions())
+    assert model.config.hidden_size == 48
+    assert not trace.exists()
+
+
+TIMM_NAME = "vit_tiny_patch16_384.augreg_in21k_ft_in1k"
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch) -> Path:
+    """An empty cache of the Hub, which is out of reach."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return tmp_path
+
+
+@torch.no_grad()
+def test_timm_model_by_name(hub_cache, caplog):
+    expected = make_timm_model(img_size=384, embed_dim=192, depth=12, num_heads=3, num_classes=1000)
+    revision = "0" * 40
+    repository = hub_cache / f"models--timm--{TIMM_NAME}"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(revision)
+    (repository / "snapshots" / revision).mkdir(parents=True)
+    save_file(expected.state_dict(), repository / "snapshots" / revision / "model.safetensors")
+
+    model, image_processor = load_timm_model(TIMM_NAME, EncoderOptions())
+    assert (model.config.num_attention_heads, model.config.image_size) == (3, 384)
+    assert model.config.layer_norm_eps == 1e-6
+    assert model.config.position_embedding_interpolation == "bilinear"
+    assert tuple(image_processor.to_dict()["image_mean"]) == (0.5, 0.5, 0.5)
+    assert not warnings_of(caplog)
+    pixel_values = random_pixel_values(1, 384, 384)
+    actual = model(pixel_values).last_hidden_state
+    torch.testing.assert_close(actual, expected.forward_features(pixel_values), atol=TOLERANCE, rtol=0)
+
+    # The name without weights stands for timm's choice of them, which are the same here.
+    model, _ = load_timm_model("vit_tiny_patch16_384", EncoderOptions(image_size=512))
+    assert torch.equal(model.embeddings.cls_token, expected.cls_token)
+    assert model.config.image_size == 512
+    with pytest.raises(ConversionError, match="number of attention heads is 3, not 6"):
+        load_timm_model(TIMM_NAME, EncoderOptions(num_attention_heads=6))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        pytest.param(TIMM_NAME, "timm cannot get the weights of '.*': .*Without a network", id="no_network"),
+        pytest.param("vit_of_mine", "timm .* knows no model 'vit_of_mine'", id="unknown"),
+        pytest.param("", "knows no model ''", id="empty"),
+        pytest.param("hf-hub:timm/vit", "knows no model", id="repository"),
+        pytest.param(
+            "vit_tiny_patch16_384.mine", "cannot load.*pretrained tag.*list_pretrained", id="unknown_weights"
+        ),
+        pytest.param("vit_base_patch16_plus_240", "cannot load.*No pretrained weights exist", id="no_weights"),
+        pytest.param("swin_tiny_patch4_window7_224", "is not a plain pre-norm Vision Transformer", id="swin"),
+    ],
+)
+def test_timm_names_that_are_refused(name, message, hub_cache):
+    with pytest.raises(ConversionError, match=message) as error:
+        load_timm_model(name, EncoderOptions())
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        pytest.param({"init_values": 1e-5}, "timm:vit_tiny_patch16_384 is not a plain.*ls1.gamma", id="layer_scale"),
+        pytest.param({"act_layer": "quick_gelu"}, "computes QuickGELU where Segmenter has GELU", id="activation"),
+        pytest.param({"act_layer": "gelu_tanh"}, "computes GELUTanh where Segmenter has GELU", id="approximate_gelu"),
+    ],
+)
+def test_timm_models_that_are_not_plain_are_refused(settings, message, monkeypatch):
+    monkeypatch.setattr("timm.create_model", lambda name, pretrained: make_timm_model(**settings))
+    with pytest.raises(ConversionError, match=message):
+        load_timm_model("vit_tiny_patch16_384", EncoderOptions())
+
+
+def test_timm_need_not_be_installed_for_the_rest(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ConversionError, match="timm:vit_tiny_patch16_384 needs timm: pip install timm"):
+        load_timm_model("vit_tiny_patch16_384", EncoderOptions())
