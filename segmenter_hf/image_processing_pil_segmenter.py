@@ -62,6 +62,10 @@ class SegmenterImageProcessorKwargs(ImagesKwargs, total=False):
     do_reduce_labels (`bool`, *optional*, defaults to `self.do_reduce_labels`):
         Whether 0 means "unlabelled" in segmentation maps (e.g. of ADE20K): 0 becomes 255, which is ignored, and all
         other labels but 255 are reduced by 1.
+    crop_logits (`bool`, *optional*, defaults to `self.crop_logits`):
+        How post-processing upsamples windows whose sides are no multiples of the patch size: `True` as the original
+        implementation, to the padded size, of which it crops the padding; `False` as MMSegmentation, which stretches
+        the logits to the window.
     """
 
     do_split_image: bool | None
@@ -69,6 +73,7 @@ class SegmenterImageProcessorKwargs(ImagesKwargs, total=False):
     patch_size: int | None
     antialias: bool | None
     do_reduce_labels: bool | None
+    crop_logits: bool | None
 
 
 class Window(NamedTuple):
@@ -238,6 +243,7 @@ class SegmenterImageProcessingMixin:
     do_pad = False
     patch_size = 16
     do_reduce_labels = False
+    crop_logits = True
 
     def preprocess(
         self,
@@ -676,7 +682,13 @@ class SegmenterImageProcessingMixin:
             chunk = logits[:, start : start + chunk_size]
             image_scores = torch.zeros(chunk.shape[1], *image_size, device=device)
             for row, window in windows.items():
-                upsampled = nn.functional.interpolate(chunk[row, None].float(), size=padded_size, mode="bilinear")
+                window_logits, size = chunk[row, None].float(), padded_size
+                if not self.crop_logits:
+                    # Of a window padded to others' size, its own patches.
+                    size = window.height, window.width
+                    rows, columns = (-(-side // patch_size) for side in size)
+                    window_logits = window_logits[..., :rows, :columns]
+                upsampled = nn.functional.interpolate(window_logits, size=size, mode="bilinear")
                 image_scores[window.area] += upsampled[0, :, : window.height, : window.width]
             image_scores /= num_windows
             image_scores = nn.functional.interpolate(image_scores[None], size=target_size, mode="bilinear")[0]

@@ -679,6 +679,19 @@ def stitched_by_hand(outputs: ModelOutput, patch_size: int, target_sizes: list |
     return scores
 
 
+def test_logits_can_be_stretched_to_each_window(processor_class):
+    """Also to those of a batch that was padded, of whose logits each window has a part."""
+    processor = processor_class(patch_size=8, do_resize=False, do_pad=True, crop_logits=False)
+    images = [picture(20, 45), picture(33, 24)]
+    outputs = random_outputs(processor, images, num_labels=3)
+    results = processor.post_process_semantic_segmentation(outputs, return_segmentation_scores=True)
+    for result, logits, size, grid in zip(
+        results, outputs["logits"], [(20, 45), (33, 24)], [(3, 6), (5, 3)], strict=True
+    ):
+        expected = interpolate(logits[None, :, : grid[0], : grid[1]], size=size, mode="bilinear", align_corners=False)
+        torch.testing.assert_close(result.segmentation_scores, expected[0])
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -118,7 +118,9 @@ def load_checkpoint(
             raise ConversionError(f"{source} names a model of timm, which is not of the format {format}.")
         return load_timm_model(str(source).removeprefix(TIMM_PREFIX), options)
     if str(source) in RELEASED and not Path(source).exists():
-        raise ConversionError(f"{source} does not exist. To download the released checkpoint of that name: --released.")
+        raise ConversionError(
+            f"{source} does not exist here. The released checkpoint of that name: --released {source}"
+        )
     source = read_source(source)
     return load(source, recognise(source) if format is None else FORMATS[format], options)
 

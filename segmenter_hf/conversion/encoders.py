@@ -26,6 +26,7 @@ from .safe_loading import LazyTensors, load_json
 from .settings import Settings
 from .sources import CONFIG_FILE, Source
 from .state_dict import StateDictConverter, architecture_of, build_model, check_dimensions, count_layers, list_names
+from .vision_transformer import MMSEGMENTATION_NAMES, TIMM_NAMES, FusedNames, move_encoder
 
 
 logger = logging.getLogger(__name__)
@@ -96,45 +97,6 @@ class EncoderFacts:
     position_embedding_interpolation: str = "bilinear"
     layer_norm_eps: float = LAYER_NORM_EPS
     hidden_act: str = "gelu"
-
-
-@dataclass(frozen=True)
-class FusedNames:
-    """What a code base that keeps queries, keys and values in one matrix calls the modules of its encoder."""
-
-    projection: str
-    layers: str
-    layernorm: str
-    layernorm_before: str
-    qkv: str  # `weight` or `bias` follows
-    o_proj: str
-    layernorm_after: str
-    fc1: str
-    fc2: str
-
-
-TIMM_NAMES = FusedNames(
-    projection="patch_embed.proj",
-    layers="blocks",
-    layernorm="norm",
-    layernorm_before="norm1",
-    qkv="attn.qkv.",
-    o_proj="attn.proj",
-    layernorm_after="norm2",
-    fc1="mlp.fc1",
-    fc2="mlp.fc2",
-)
-MMSEGMENTATION_NAMES = FusedNames(
-    projection="patch_embed.projection",
-    layers="layers",
-    layernorm="ln1",
-    layernorm_before="ln1",
-    qkv="attn.attn.in_proj_",
-    o_proj="attn.attn.out_proj",
-    layernorm_after="ln2",
-    fc1="ffn.layers.0.0",
-    fc2="ffn.layers.1",
-)
 
 
 def has_common_prefix(names: Iterable[str], prefix: str) -> bool:
@@ -247,27 +209,7 @@ def convert_fused(state_dict: Mapping[str, torch.Tensor], names: FusedNames, nam
         ConversionError: if tensors are missing, left over, or of other dimensions.
     """
     converter = StateDictConverter(state_dict)
-
-    converter.move("cls_token", "segmenter.embeddings.cls_token")
-    if "dist_token" in state_dict:
-        converter.move("dist_token", "segmenter.embeddings.distillation_token")
-    converter.move("pos_embed", "segmenter.embeddings.position_embeddings")
-    converter.move_module(names.projection, "segmenter.embeddings.patch_embeddings.projection")
-
-    has_qkv_bias = f"{names.layers}.0.{names.qkv}bias" in state_dict
-    # At least one layer, so that a state dict without any is refused for what it lacks.
-    for index in range(max(1, count_layers(state_dict, f"{names.layers}."))):
-        old, new = f"{names.layers}.{index}", f"segmenter.layers.{index}"
-        converter.move_module(f"{old}.{names.layernorm_before}", f"{new}.layernorm_before")
-        for parameter in ("weight", "bias") if has_qkv_bias else ("weight",):
-            projections = [f"{new}.attention.{part}_proj.{parameter}" for part in "qkv"]
-            converter.split(f"{old}.{names.qkv}{parameter}", projections)
-        converter.move_module(f"{old}.{names.o_proj}", f"{new}.attention.o_proj")
-        converter.move_module(f"{old}.{names.layernorm_after}", f"{new}.layernorm_after")
-        converter.move_module(f"{old}.{names.fc1}", f"{new}.mlp.fc1")
-        converter.move_module(f"{old}.{names.fc2}", f"{new}.mlp.fc2")
-    converter.move_module(names.layernorm, "segmenter.layernorm")
-
+    move_encoder(converter, names)
     # Classifiers of the class and the distillation token, and the layer before them that older releases of timm had.
     for head in ("head", "head_dist", "pre_logits.fc"):
         converter.drop_module(head)

@@ -6,7 +6,6 @@ Releases 0.x and 1.x differ in where the config says what.
 
 import logging
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
@@ -23,7 +22,8 @@ from .mmsegmentation_config import (
     read_normalization,
 )
 from .sources import Source
-from .state_dict import StateDictConverter, architecture_of, build_model, check_dimensions, count_layers, list_names
+from .state_dict import StateDictConverter, architecture_of, build_model, check_dimensions, list_names
+from .vision_transformer import MMSEGMENTATION_NAMES, move_encoder, move_layers
 
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torc
     # Heads that only help training, and the copy of all weights that EMAHook of 0.x keeps.
     converter.drop_all("auxiliary_head.")
     converter.drop_all("ema_")
-    convert_encoder(converter, state_dict, "backbone.", "segmenter.")
+    move_encoder(converter, MMSEGMENTATION_NAMES, "backbone.")
     if "decode_head.conv_seg.weight" in state_dict:
         # A 1x1 convolution.
         name = "decode_head.conv_seg.weight"
@@ -65,61 +65,12 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torc
 
     converter.move_module("decode_head.dec_proj", "decoder.projection")
     converter.move("decode_head.cls_emb", "decoder.class_embeddings")
-    convert_layers(converter, state_dict, "decode_head.layers.", "decoder.layers.")
+    move_layers(converter, MMSEGMENTATION_NAMES, "decode_head.layers.", "decoder.layers.", min_layers=1)
     converter.move_module("decode_head.decoder_norm", "decoder.layernorm")
     converter.move("decode_head.patch_proj.weight", "decoder.patch_projection.weight")
     converter.move("decode_head.classes_proj.weight", "decoder.class_projection.weight")
     converter.move_module("decode_head.mask_norm", "decoder.mask_norm")
     return converter.finish()
-
-
-def convert_encoder(converter: StateDictConverter, state_dict: Mapping[str, Any], old: str, new: str):
-    """
-    Moves the weights of MMSegmentation's `VisionTransformer`.
-
-    Args:
-        converter (`StateDictConverter`): What moves them.
-        state_dict (`Mapping[str, Any]`): The source's state dict, for its names.
-        old (`str`): Prefix of the source's names, with the dot.
-        new (`str`): Prefix of ours, with the dot.
-    """
-    converter.move(f"{old}cls_token", f"{new}embeddings.cls_token")
-    converter.move(f"{old}pos_embed", f"{new}embeddings.position_embeddings")
-    projection = f"{new}embeddings.patch_embeddings.projection"
-    converter.move(f"{old}patch_embed.projection.weight", f"{projection}.weight")
-    # Release 1.x trains without this bias. The released files are of 0.x, which has it.
-    if f"{old}patch_embed.projection.bias" in state_dict:
-        converter.move(f"{old}patch_embed.projection.bias", f"{projection}.bias")
-    elif f"{projection}.weight" in converter.converted:
-        converter.fill_zeros(f"{projection}.bias", *converter.converted[f"{projection}.weight"].shape[:1])
-    convert_layers(converter, state_dict, f"{old}layers.", f"{new}layers.")
-    converter.move_module(f"{old}ln1", f"{new}layernorm")
-
-
-def convert_layers(converter: StateDictConverter, state_dict: Mapping[str, Any], old: str, new: str):
-    """Moves all transformer layers whose names are the prefix `old`, an index, and a dot."""
-    # `qkv_bias=False`, of backbone or head, leaves out all biases of its attention. Our models have that of the output
-    # in any case, and those of queries, keys and values in both parts or in none.
-    with_bias = [name for name in state_dict if name.endswith(".attn.attn.in_proj_bias")]
-    has_bias = any(name.startswith(old) for name in with_bias)
-    # At least one, so that a state dict without any is refused for what it lacks.
-    for index in range(max(1, count_layers(state_dict, old))):
-        before, after = f"{old}{index}", f"{new}{index}"
-        converter.move_module(f"{before}.ln1", f"{after}.layernorm_before")
-        attention = f"{before}.attn.attn"
-        projections = [f"{after}.attention.{name}_proj" for name in "qkv"]
-        converter.split(f"{attention}.in_proj_weight", [f"{name}.weight" for name in projections])
-        converter.move(f"{attention}.out_proj.weight", f"{after}.attention.o_proj.weight")
-        if has_bias:
-            converter.split(f"{attention}.in_proj_bias", [f"{name}.bias" for name in projections])
-            converter.move(f"{attention}.out_proj.bias", f"{after}.attention.o_proj.bias")
-        elif f"{after}.attention.o_proj.weight" in converter.converted:
-            width = converter.converted[f"{after}.attention.o_proj.weight"].shape[:1]
-            for name in (f"{after}.attention.o_proj", *(projections if with_bias else [])):
-                converter.fill_zeros(f"{name}.bias", *width)
-        converter.move_module(f"{before}.ln2", f"{after}.layernorm_after")
-        converter.move_module(f"{before}.ffn.layers.0.0", f"{after}.mlp.fc1")
-        converter.move_module(f"{before}.ffn.layers.1", f"{after}.mlp.fc2")
 
 
 def load_mmsegmentation(source: Source) -> tuple[SegmenterForSemanticSegmentation, SegmenterImageProcessorPil]:
@@ -166,4 +117,4 @@ def load_mmsegmentation(source: Source) -> tuple[SegmenterForSemanticSegmentatio
     return model, image_processor
 
 
-__all__ = ["convert_encoder", "convert_state_dict", "is_mmsegmentation", "load_mmsegmentation"]
+__all__ = ["convert_state_dict", "is_mmsegmentation", "load_mmsegmentation"]

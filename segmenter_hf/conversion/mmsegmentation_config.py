@@ -488,6 +488,7 @@ def read_image_processor(
         **values,
         resample=PILImageResampling.BILINEAR,
         antialias=False,
+        crop_logits=False,
         patch_size=config.patch_size,
         image_mean=image_mean,
         image_std=image_std,

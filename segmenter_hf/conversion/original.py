@@ -25,7 +25,8 @@ from .errors import ConversionError
 from .safe_loading import load_yaml
 from .settings import Settings, describe_differences
 from .sources import Source
-from .state_dict import StateDictConverter, architecture_of, build_model, count_layers, list_names
+from .state_dict import StateDictConverter, architecture_of, build_model, list_names
+from .vision_transformer import TIMM_NAMES, move_encoder, move_layers
 
 
 logger = logging.getLogger(__name__)
@@ -92,15 +93,7 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torc
     """
     converter = StateDictConverter(state_dict)
 
-    converter.move("encoder.cls_token", "segmenter.embeddings.cls_token")
-    if "encoder.dist_token" in state_dict:
-        converter.move("encoder.dist_token", "segmenter.embeddings.distillation_token")
-    converter.move("encoder.pos_embed", "segmenter.embeddings.position_embeddings")
-    converter.move_module("encoder.patch_embed.proj", "segmenter.embeddings.patch_embeddings.projection")
-    # At least one layer, so that a state dict without any is refused for what it lacks.
-    for index in range(max(1, count_layers(state_dict, "encoder.blocks."))):
-        _convert_block(converter, f"encoder.blocks.{index}", f"segmenter.layers.{index}")
-    converter.move_module("encoder.norm", "segmenter.layernorm")
+    move_encoder(converter, TIMM_NAMES, "encoder.")
     # ImageNet classifiers of the class and the distillation token: kept by training, used by nothing.
     converter.drop_module("encoder.head")
     converter.drop_module("encoder.head_dist")
@@ -111,24 +104,12 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torc
 
     converter.move_module("decoder.proj_dec", "decoder.projection")
     converter.move("decoder.cls_emb", "decoder.class_embeddings")
-    for index in range(count_layers(state_dict, "decoder.blocks.")):
-        _convert_block(converter, f"decoder.blocks.{index}", f"decoder.layers.{index}")
+    move_layers(converter, TIMM_NAMES, "decoder.blocks.", "decoder.layers.")
     converter.move_module("decoder.decoder_norm", "decoder.layernorm")
     converter.transpose("decoder.proj_patch", "decoder.patch_projection.weight")
     converter.transpose("decoder.proj_classes", "decoder.class_projection.weight")
     converter.move_module("decoder.mask_norm", "decoder.mask_norm")
     return converter.finish()
-
-
-def _convert_block(converter: StateDictConverter, old: str, new: str):
-    converter.move_module(f"{old}.norm1", f"{new}.layernorm_before")
-    for parameter in ("weight", "bias"):
-        projections = [f"{new}.attention.{name}_proj.{parameter}" for name in "qkv"]
-        converter.split(f"{old}.attn.qkv.{parameter}", projections)
-    converter.move_module(f"{old}.attn.proj", f"{new}.attention.o_proj")
-    converter.move_module(f"{old}.norm2", f"{new}.layernorm_after")
-    converter.move_module(f"{old}.mlp.fc1", f"{new}.mlp.fc1")
-    converter.move_module(f"{old}.mlp.fc2", f"{new}.mlp.fc2")
 
 
 def check_agreement(variant: Settings, architecture: dict[str, Any], checkpoint_num_labels: int | None):

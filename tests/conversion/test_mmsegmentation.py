@@ -17,7 +17,7 @@ from segmenter_hf.conversion.convert import load_checkpoint
 from segmenter_hf.conversion.mmsegmentation import convert_state_dict
 from segmenter_hf.conversion.safe_loading import load_torch_file
 from segmenter_hf.data.labels import load_label_set
-from tests.common import REPOSITORY
+from tests.common import REPOSITORY, random_pixel_values
 from tests.conversion.mmsegmentation_checkpoints import (
     MMSegmentationCheckpoint,
     make_mmsegmentation_checkpoint,
@@ -532,7 +532,7 @@ def test_protocol(release, tmp_path):
     assert settings["crop_size"] == {"height": 64, "width": 96}
     assert settings["window_stride"] == {"height": 32, "width": 80}
     assert settings["do_split_image"] is True
-    assert (settings["antialias"], settings["patch_size"]) == (False, 16)
+    assert (settings["antialias"], settings["patch_size"], settings["crop_logits"]) == (False, 16, False)
 
 
 @pytest.mark.parametrize("release", [0, 1])
@@ -540,6 +540,31 @@ def test_whole_images(release, tmp_path):
     checkpoint = make_mmsegmentation_checkpoint(release)
     checkpoint.config["model"]["test_cfg"] = {"mode": "whole"}
     assert load_checkpoint(checkpoint.write(tmp_path))[1].do_split_image is False
+
+
+@pytest.mark.parametrize(
+    ("test_cfg", "expected_logits"),
+    [
+        ({"mode": "whole"}, mmsegmentation_logits),
+        ({"mode": "slide", "crop_size": (70, 60), "stride": (40, 50)}, mmsegmentation_slide_logits),
+    ],
+)
+def test_logits_are_stretched_to_sizes_that_are_no_multiples_of_the_patch(test_cfg, expected_logits, tmp_path):
+    checkpoint = make_mmsegmentation_checkpoint()
+    checkpoint.config["model"]["test_cfg"] = test_cfg
+    model, image_processor = load_checkpoint(checkpoint.write(tmp_path))
+    pixel_values = random_pixel_values(1, 75, 131)
+    settings = {"do_resize": False, "do_rescale": False, "do_normalize": False, "do_convert_rgb": False}
+    inputs = image_processor(pixel_values[0], input_data_format="channels_first", return_tensors="pt", **settings)
+    with torch.no_grad():
+        outputs = model(**inputs)
+    (result,) = image_processor.post_process_semantic_segmentation(outputs, return_segmentation_scores=True)
+    expected = expected_logits(checkpoint, pixel_values)[0]
+    torch.testing.assert_close(result.segmentation_scores, expected, atol=1e-5, rtol=0)
+    # Cropping the padding instead, as the original does, is something else.
+    image_processor.crop_logits = True
+    (cropped,) = image_processor.post_process_semantic_segmentation(outputs, return_segmentation_scores=True)
+    assert (cropped.segmentation_scores - expected).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize(

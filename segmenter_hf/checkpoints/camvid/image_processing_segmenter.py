@@ -43,9 +43,9 @@ class SegmenterImageProcessor(SegmenterImageProcessingMixin, TorchvisionBackend)
             window is enlarged to it.
         crop_size (`dict[str, int]`, *optional*, defaults to `{"height": 512, "width": 512}`):
             Height and width of the windows in pixels.
-        window_stride (`int`, *optional*, defaults to 512):
-            Distance of neighbouring windows in pixels, in both directions; at most the sides of `crop_size`. The last
-            windows are flush with the border.
+        window_stride (`int` or `dict[str, int]`, *optional*, defaults to 512):
+            Distance of neighbouring windows in pixels, at most the sides of `crop_size`: in both directions, or with
+            the keys `height` and `width` for each of them. The last windows are flush with the border.
         do_pad (`bool`, *optional*, defaults to `False`):
             Whether to pad images at the bottom and right to `pad_size`, after normalisation with 0, labels with 255.
         pad_size (`dict[str, int]`, *optional*):
@@ -55,6 +55,10 @@ class SegmenterImageProcessor(SegmenterImageProcessingMixin, TorchvisionBackend)
         do_reduce_labels (`bool`, *optional*, defaults to `False`):
             Whether 0 means "unlabelled" in segmentation maps (e.g. of ADE20K): 0 becomes 255, which is ignored, and
             all other labels but 255 are reduced by 1.
+        crop_logits (`bool`, *optional*, defaults to `True`):
+            How post-processing upsamples windows whose sides are no multiples of the patch size: to the padded size,
+            of which it crops the padding, as the original implementation does; or, with `False`, stretched to the
+            window, as by MMSegmentation.
 
     Raises:
         ImportError: without torchvision. [`SegmenterImageProcessorPil`] takes the same settings and does without.
