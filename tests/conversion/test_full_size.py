@@ -17,6 +17,7 @@ from segmenter_hf import SegmenterForSemanticSegmentation, SegmenterModel
 from segmenter_hf.conversion.released import ARCHITECTURES, find_released
 from tests.common import random_pixel_values, run_python
 from tests.conversion.encoder_checkpoints import make_augreg_arrays
+from tests.conversion.mmsegmentation_checkpoints import make_mmsegmentation_checkpoint, mmsegmentation_logits
 from tests.conversion.original_checkpoints import make_original_checkpoint, original_logits
 
 
@@ -105,6 +106,36 @@ def test_original(name, decoder_type, folder):
     upsampled = torch.nn.functional.interpolate(logits, size=pixel_values.shape[-2:], mode="bilinear")
     # Random weights of this width make large numbers of which float32 keeps seven digits.
     torch.testing.assert_close(upsampled, original_logits(checkpoint, pixel_values), atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name", ["segmenter_vit-s_linear_8x1_512x512_160k_ade20k", "segmenter_vit-l_mask_8x1_512x512_160k_ade20k"]
+)
+def test_mmsegmentation(name, folder):
+    released = find_released(name)
+    config = released.config
+    is_linear = released.decoder_type == "linear"
+    checkpoint = make_mmsegmentation_checkpoint(
+        release=0,
+        num_classes=config.num_labels,
+        embed_dims=config.hidden_size,
+        num_heads=config.num_attention_heads,
+        num_layers=config.num_hidden_layers,
+        img_size=(released.crop_size, released.crop_size),
+        head="FCNHead" if is_linear else "SegmenterMaskTransformerHead",
+        head_num_heads=config.decoder_num_attention_heads,
+    )
+    # The format before PyTorch 1.6, which cannot be mapped: the released files may be of it.
+    source = checkpoint.write(folder / "source", _use_new_zipfile_serialization=False)
+    convert(source, folder / "model", source / "checkpoint.pth", cwd=folder)
+
+    model = SegmenterForSemanticSegmentation.from_pretrained(folder / "model")
+    assert model.num_parameters() == released.num_parameters
+    pixel_values = random_pixel_values(1, 80, 112)
+    with torch.no_grad():
+        logits = model(pixel_values).logits
+    upsampled = torch.nn.functional.interpolate(logits, size=pixel_values.shape[-2:], mode="bilinear")
+    torch.testing.assert_close(upsampled, mmsegmentation_logits(checkpoint, pixel_values), atol=1e-3, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_384", "vit_large_patch16_384"])
