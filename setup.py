@@ -54,6 +54,7 @@ setup(
     package_data={
         "segmenter_hf": [
             "data/label_sets/*.json",
+            "hub/licences/*.txt",
             *(f"checkpoints/*/{name}" for name in ("*.json", "*.md", "*.py", "*.safetensors", "NOTICE")),
         ]
     },

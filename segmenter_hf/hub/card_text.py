@@ -1,0 +1,457 @@
+"""The text of model cards, section by section: plain functions of a row of the table of released checkpoints."""
+
+import textwrap
+from collections.abc import Iterable
+
+from ..conversion.original import DATASETS as ORIGINAL_DATASETS
+from ..conversion.released import ARCHITECTURES, ReleasedCheckpoint
+from ..data.labels import load_label_set
+from .card_facts import CITATIONS, DATASETS, IMAGENET_TERMS, PRETRAINED_WEIGHTS, RECIPES, SOURCES
+from .results import MEASURED, PUBLISHED, Result
+
+
+LINE_LENGTH = 119
+PAPER_URL = "https://arxiv.org/abs/2105.05633"
+LICENCE_NAMES = {"mit": "MIT", "apache-2.0": "Apache-2.0"}
+# The letters by which the paper calls the widths of encoders.
+SIZE_LETTERS = {192: "T", 384: "S", 768: "B", 1024: "L"}
+
+PIPELINE_SNIPPET = """\
+from PIL import Image
+from transformers import pipeline
+
+segmenter = pipeline(
+    "image-segmentation",
+    model="{repo_id}",
+    revision="{revision}",
+    trust_remote_code=True,
+)
+for segment in segmenter(Image.open("photo.jpg")):
+    print(segment["label"], segment["mask"].size)
+"""
+AUTO_CLASSES_SNIPPET = """\
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+
+repo_id = "{repo_id}"
+revision = "{revision}"
+image_processor = AutoImageProcessor.from_pretrained(repo_id, revision=revision, trust_remote_code=True)
+model = AutoModelForSemanticSegmentation.from_pretrained(repo_id, revision=revision, trust_remote_code=True)
+
+image = Image.open("photo.jpg")
+inputs = image_processor(image, return_tensors="pt")
+with torch.inference_mode():
+    outputs = model(**inputs)
+target_sizes = [(image.height, image.width)]
+segmentation = image_processor.post_process_semantic_segmentation(outputs, target_sizes)[0]  # (height, width)
+print([model.config.id2label[label] for label in segmentation.unique().tolist()])
+"""
+NEW_MODEL_SNIPPET = """\
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+
+repo_id = "{repo_id}"
+revision = "{revision}"
+image_processor = AutoImageProcessor.from_pretrained(repo_id, revision=revision, trust_remote_code=True)
+model = AutoModelForSemanticSegmentation.from_pretrained(
+    repo_id, revision=revision, trust_remote_code=True, num_labels=21, drop_path_rate=0.1
+)
+print(model.config.decoder_type, model.num_parameters())
+"""
+FEATURES_SNIPPET = """\
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel
+
+repo_id = "{repo_id}"
+revision = "{revision}"
+image_processor = AutoImageProcessor.from_pretrained(repo_id, revision=revision, trust_remote_code=True)
+model = AutoModel.from_pretrained(repo_id, revision=revision, trust_remote_code=True)
+
+inputs = image_processor(Image.open("photo.jpg"), return_tensors="pt")
+with torch.inference_mode():
+    outputs = model(inputs.pixel_values)
+print(outputs.last_hidden_state.shape)  # (num_windows, 1 + num_patches, hidden_size), the class token first
+"""
+
+
+def paragraph(*sentences: str) -> str:
+    """The sentences that are not empty as wrapped lines."""
+    text = " ".join(sentence for sentence in sentences if sentence)
+    return textwrap.fill(text, LINE_LENGTH, break_long_words=False, break_on_hyphens=False)
+
+
+def bullets(items: Iterable[str]) -> str:
+    """A list in Markdown, its items wrapped."""
+    options = {"break_long_words": False, "break_on_hyphens": False, "initial_indent": "- ", "subsequent_indent": "  "}
+    return "\n".join(textwrap.fill(item, LINE_LENGTH, **options) for item in items)
+
+
+def code_block(language: str, code: str) -> str:
+    return f"```{language}\n{code.rstrip()}\n```"
+
+
+def make_title(row: ReleasedCheckpoint) -> str:
+    """What the model is called for readers, in the paper's words where it is one of the paper."""
+    architecture = ARCHITECTURES[row.backbone]
+    size = SIZE_LETTERS[architecture.hidden_size]
+    origin = " (MMSegmentation)" if row.source.startswith("mmsegmentation") else ""
+    if row.is_encoder:
+        return f"Segmenter encoder ViT-{size}/{architecture.patch_size}, AugReg{origin}"
+    deit = "-DeiT" if architecture.use_distillation_token else ""
+    mask = "-Mask" if row.decoder_type == "mask_transformer" else ""
+    dataset = DATASETS[row.dataset].name
+    return f"Seg-{size}{deit}{mask}/{architecture.patch_size}, {dataset} {row.crop_size} x {row.crop_size}{origin}"
+
+
+def describe_encoder(row: ReleasedCheckpoint) -> str:
+    architecture = ARCHITECTURES[row.backbone]
+    token = ", with a distillation token" if architecture.use_distillation_token else ""
+    return (
+        f"Vision Transformer, width {architecture.hidden_size}, {architecture.num_hidden_layers} layers, "
+        f"{architecture.num_attention_heads} heads, patches of {architecture.patch_size} x {architecture.patch_size} "
+        f"pixels{token}"
+    )
+
+
+def describe_normalization(row: ReleasedCheckpoint) -> str:
+    if ARCHITECTURES[row.backbone].use_distillation_token:
+        return "RGB, normalised by ImageNet's mean and standard deviation"
+    return "RGB, scaled to -1..1 (mean and standard deviation 0.5)"
+
+
+def link_source(row: ReleasedCheckpoint) -> str:
+    """The code base of the weights, linked, with its article before the link."""
+    source = SOURCES[row.source]
+    name = source.name.removeprefix("the ")
+    return f"{'the ' if name != source.name else ''}[{name}]({source.url})"
+
+
+def format_number(number: float) -> str:
+    """A small number as people write it: 1e-5, where Python writes 1e-05."""
+    return f"{number:g}".replace("e-0", "e-")
+
+
+def write_introduction(row: ReleasedCheckpoint) -> str:
+    paper = f"[Segmenter]({PAPER_URL}) (Strudel, Garcia, Laptev, Schmid, ICCV 2021)"
+    if row.is_encoder:
+        return paragraph(
+            f"The encoder that training of {paper} starts from: a plain Vision Transformer that has learned to "
+            "classify ImageNet. It does not segment: it has no decoder, and no classifier any more either. It is for "
+            "training a segmentation model of your own."
+        )
+    dataset = DATASETS[row.dataset]
+    decoder = "a mask transformer" if row.decoder_type == "mask_transformer" else "a linear layer"
+    num_labels = len(load_label_set(ORIGINAL_DATASETS[row.dataset].label_set))
+    return paragraph(
+        f"{paper}: a plain Vision Transformer and {decoder} that label each pixel of an image with one of the "
+        f"{num_labels} classes of [{dataset.name}]({dataset.url}). These are the weights `{row.name}` of "
+        f"{link_source(row)}, converted for transformers."
+    )
+
+
+def write_usage(row: ReleasedCheckpoint, repo_id: str, revision: str) -> str:
+    snippets = (NEW_MODEL_SNIPPET, FEATURES_SNIPPET) if row.is_encoder else (PIPELINE_SNIPPET, AUTO_CLASSES_SNIPPET)
+    first, second = (code_block("python", snippet.format(repo_id=repo_id, revision=revision)) for snippet in snippets)
+    code = (
+        "`trust_remote_code=True` runs the code in this repository, and `revision` pins it, together with the "
+        "weights, to what was checked. With the package `segmenter_hf` installed, `import segmenter_hf` takes its "
+        "place. The code needs transformers 5.4 or later, torch and Pillow; with torchvision it is faster."
+    )
+    if row.is_encoder:
+        before = "A segmentation model on this encoder, with a new mask transformer that has yet to be trained:"
+        between = paragraph(
+            "That the decoder's weights are listed as missing is how it should be.",
+            'With `decoder_type="linear"` it is a linear layer. The image processor cuts images into windows '
+            f"of {row.crop_size} x {row.crop_size} pixels; pass `crop_size`, `window_stride` and `size` to it for "
+            "others. The model resizes its position embeddings to any of them.",
+            code,
+        )
+        return "\n\n".join([before, first, between, "Features:", second])
+    after = paragraph(
+        "The image processor cuts an image of any size into overlapping windows, the model labels each, and "
+        "`post_process_semantic_segmentation` averages the logits where windows overlap. In a pipeline keep "
+        "`batch_size=1`: a larger batch would tear the windows of an image apart, and is refused. Inference on this "
+        "page does not run a repository's own code: the images that it offers are examples to run yourself."
+    )
+    return "\n\n".join([paragraph(code), first, "Without the pipeline:", second, after])
+
+
+def write_description(row: ReleasedCheckpoint) -> str:
+    items = [f"Encoder: {describe_encoder(row)}."]
+    if row.is_encoder:
+        items += [
+            f"Input: {describe_normalization(row)}; position embeddings for images of {row.crop_size} x "
+            f"{row.crop_size} pixels.",
+            f"Weights: those of {PRETRAINED_WEIGHTS[row.backbone].description}.",
+            row.describe_parameters(),
+            f"Licence of the weights: {LICENCE_NAMES[row.licence]}.",
+        ]
+        return "\n\n".join([bullets(items), paragraph(row.notes)])
+    dataset, protocol = DATASETS[row.dataset], row.protocol
+    if row.decoder_type == "mask_transformer":
+        items.append(
+            f"Decoder: mask transformer of {row.config.decoder_num_hidden_layers} layers, width "
+            f"{row.config.decoder_hidden_size}, {row.config.decoder_num_attention_heads} heads; a patch's logit for a "
+            "class is the cosine similarity of their embeddings, normalised over the classes."
+        )
+    else:
+        items.append("Decoder: one linear layer on every patch embedding.")
+    enlarged = (
+        " The window is larger than the short side: images that do not fill it are enlarged to it after normalisation."
+        if protocol.shortest_edge < protocol.window_size
+        else ""
+    )
+    items += [
+        f"Labels: {row.config.num_labels}, with their names in `config.json`. {dataset.label_note}",
+        f"Input: {describe_normalization(row)}, resized bilinearly without antialiasing until the short side has "
+        f"{protocol.shortest_edge} pixels or the long one {protocol.longest_edge}, then cut into windows of "
+        f"{protocol.window_size} x {protocol.window_size}, {protocol.window_stride} apart.{enlarged}",
+        "Output: logits at the grid of patches, upsampled bilinearly.",
+        row.describe_parameters(),
+        f"Training started from {PRETRAINED_WEIGHTS[row.backbone].description}.",
+        f"Licence of the weights: {LICENCE_NAMES[row.licence]}.",
+    ]
+    return "\n\n".join([bullets(items), *([paragraph(row.notes)] if row.notes else [])])
+
+
+def format_results_table(results: Iterable[Result]) -> str:
+    """Figures of one kind as a table in Markdown."""
+    rows = [
+        ("mIoU, percent", "scales", "flip", "short / long side", "window", "stride", "source"),
+        ("---",) * 7,
+    ]
+    for result in results:
+        protocol = result.protocol
+        if result.kind == PUBLISHED:
+            source = f"[{result.source['name']}]({result.source['url']})"
+        else:
+            versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
+            source = f"{result.num_images} images, {versions}"
+        rows.append(
+            (
+                f"{result.value_percent:.2f}".removesuffix("0"),
+                ", ".join(f"{scale:g}" for scale in protocol.scales),
+                "yes" if protocol.flip else "no",
+                f"{protocol.shortest_edge} / {protocol.longest_edge}",
+                str(protocol.window_size),
+                str(protocol.window_stride),
+                source,
+            )
+        )
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+def write_results(row: ReleasedCheckpoint, results: list[Result]) -> str:
+    dataset, protocol = DATASETS[row.dataset], row.protocol
+    published = [result for result in results if result.kind == PUBLISHED]
+    measured = [result for result in results if result.kind == MEASURED]
+    parts = []
+    if results:
+        parts.append(
+            paragraph(
+                f"Mean intersection over union (mIoU) of the {row.config.num_labels} classes on {dataset.name}'s "
+                f"validation split ({dataset.num_validation_images:,} images), from one confusion matrix over all of "
+                "it. Sizes are in pixels."
+            )
+        )
+    if published:
+        parts += ["Published with these weights, by the code that they are from:", format_results_table(published)]
+    if measured:
+        parts += ["Measured with the converted weights:", format_results_table(measured)]
+    is_assumed = published and row.source == "original" and protocol.shortest_edge < row.crop_size
+    parts.append(
+        paragraph(
+            "" if published else "No figure was published with these weights.",
+            "" if measured else "No figure has been measured with the converted weights.",
+            f"Published figures are given with the {protocol.shortest_edge} pixels that the source's evaluation takes "
+            "by default: with which size they were made is not known (see above)."
+            if is_assumed
+            else "",
+            "The differences that a random seed makes in training are not known." if published else "",
+        )
+    )
+    parts.append(
+        paragraph(
+            "The image processor here is set to the single-scale protocol of the published evaluation."
+            if published
+            else "The image processor here is set to the single-scale protocol by which the source's other models for "
+            "this data set were evaluated.",
+            f"The evaluation within training had its windows {row.training_window_stride} pixels apart."
+            if row.training_window_stride != protocol.window_stride
+            else "",
+        )
+    )
+    return "\n\n".join(parts)
+
+
+def write_conversion(row: ReleasedCheckpoint) -> str:
+    dropped = "; the ImageNet classifier, which nothing uses, is left out" if row.num_dropped_parameters else ""
+    parts = [
+        f"Converted by `segmenter_hf` from files of {link_source(row)}:",
+        bullets(f"<{file.url}>" for file in row.files),
+        "In a checkout of that package, this repeats it:",
+        code_block("bash", f"python scripts/convert_checkpoint.py --released {row.name} OUTPUT_DIR"),
+        paragraph(
+            f"Nothing was trained. The weights are those of the files, in float32, under other names{dropped}. Small "
+            "checkpoints of the same format with random weights, whose outputs were computed by the code that the "
+            "format is from, give the same outputs within 1e-4 after conversion; this checkpoint is not among them."
+        ),
+        "What follows the source, and what does not:",
+        bullets(_list_differences(row)),
+    ]
+    return "\n\n".join(parts)
+
+
+def _list_differences(row: ReleasedCheckpoint) -> list[str]:
+    resized = (
+        "Position embeddings are always resized for another grid than the trained one. The source leaves them as they "
+        "are where that grid happens to have as many patches (2 x 8 for 4 x 4), as square windows never do."
+    )
+    epsilon = format_number(row.config.layer_norm_eps)
+    interpolation = row.config.position_embedding_interpolation
+    if row.is_encoder:
+        return [
+            f"LayerNorm's epsilon is {epsilon}, as these weights were trained with. (The original implementation of "
+            "Segmenter computes them with 1e-5.)",
+            f"Position embeddings are resized by {interpolation} interpolation, as in "
+            f"{'MMSegmentation' if row.source.startswith('mmseg') else 'the original implementation of Segmenter'}. "
+            "`position_embedding_interpolation` sets another.",
+            "The weights were trained with an approximation of GELU. Here, as in timm, MMSegmentation and the "
+            "original implementation, it is the exact one.",
+        ]
+    if row.source == "original":
+        return [
+            f"LayerNorm's epsilon is {epsilon} everywhere and position embeddings are resized by {interpolation} "
+            "interpolation, both as in the original. (MMSegmentation's models have 1e-6 in the encoder, and bicubic.)",
+            resized,
+        ]
+    ratio = row.protocol.longest_edge / row.protocol.shortest_edge
+    return [
+        f"LayerNorm's epsilon is {epsilon} in the encoder and 1e-5 in the decoder, and position embeddings are "
+        f"resized by {interpolation} interpolation, both as in MMSegmentation. (The original has 1e-5 everywhere, and "
+        "bilinear.)",
+        "An image below the window is enlarged to it, where MMSegmentation feeds a smaller window. After the resize "
+        f"above, these are images that are more than {ratio:g} times as long as wide.",
+        "MMSegmentation upsamples logits to the size of the window, here they are upsampled to the size padded to "
+        "whole patches, and cropped. With the windows of the image processor this is the same.",
+        resized,
+    ]
+
+
+def write_training(row: ReleasedCheckpoint) -> str:
+    shared = "SGD with momentum 0.9, no weight decay and no warm-up, one learning rate for all layers"
+    if row.is_encoder:
+        return paragraph(
+            f"The paper's recipe for what is trained on top of it: {shared}, which decays polynomially with power "
+            "0.9; on ADE20K from 1e-3 to 1e-5 in 64 epochs with batches of 8; stochastic depth 0.1 in the encoder. "
+            "How the encoder itself was trained is described in [AugReg](https://arxiv.org/abs/2106.10270)."
+        )
+    dataset, recipe, protocol = DATASETS[row.dataset], RECIPES[row.dataset], row.protocol
+    if row.source == "original":
+        length = (
+            f"{recipe.num_epochs} epochs of the {dataset.num_training_images:,} training images in batches of "
+            f"{recipe.batch_size}"
+        )
+        rates = f"{recipe.learning_rate} to 1e-5"
+        decoder = " and dropout 0.1 in the decoder" if row.decoder_type == "mask_transformer" else ""
+    else:
+        length = "160,000 iterations on 8 GPUs with one image each"
+        rates = f"{recipe.learning_rate} to 1e-4"
+        decoder = " and 0.1 in the decoder" if row.decoder_type == "mask_transformer" else ""
+    # The size that evaluation resizes to by default is not that of training where the crop is larger.
+    short_side = max(protocol.shortest_edge, row.crop_size)
+    return "\n\n".join(
+        [
+            paragraph(
+                f"By {SOURCES[row.source].name}, not repeated here: {length}, {shared}, polynomial decay with power "
+                f"0.9 from {rates}, stochastic depth of up to 0.1 in the encoder{decoder}, and pixel-wise cross "
+                "entropy that ignores label 255."
+            ),
+            paragraph(
+                f"Augmentation: resized to a short side of {short_side} pixels times a random factor from 0.5 to 2, a "
+                f"random crop of {row.crop_size} x {row.crop_size} of which no class covers more than 75 percent, "
+                "horizontal flips, and photometric distortion."
+            ),
+        ]
+    )
+
+
+def write_limits(row: ReleasedCheckpoint) -> str:
+    if row.is_encoder:
+        return paragraph(
+            "What it has learned, it has learned from the photos of ImageNet, which were collected from the web by "
+            "search engines: their subjects, places and people are not those of the world in equal shares, and some "
+            "of their labels are wrong. Models that are trained on top inherit that. How well one segments depends on "
+            "the data that it is trained on, and has to be measured there. Do not use it where errors endanger "
+            "people, nor to identify, watch or judge them."
+        )
+    dataset = DATASETS[row.dataset]
+    return "\n\n".join(
+        [
+            paragraph(dataset.limits),
+            paragraph(
+                "Every pixel gets one of the labels, whatever it shows: the model cannot say that something is none "
+                "of them, and its probabilities were not calibrated. Outlines are as coarse as patches of "
+                f"{ARCHITECTURES[row.backbone].patch_size} pixels of the resized image allow, and small or thin "
+                "things are often lost. It does not tell one object of a class from the next."
+            ),
+            paragraph(
+                "Not for driving, medicine, or other uses in which errors endanger people, nor to identify, watch or "
+                "judge them. Measure it on images like your own before you rely on it."
+            ),
+        ]
+    )
+
+
+def write_terms(row: ReleasedCheckpoint) -> str:
+    terms = [IMAGENET_TERMS] if row.is_encoder else [DATASETS[row.dataset].terms, IMAGENET_TERMS]
+    return "\n\n".join(
+        [
+            paragraph(
+                f"The weights are published by {link_source(row)} under "
+                f"{LICENCE_NAMES[row.licence]}; the code in this repository is Apache-2.0. The images that the "
+                f"weights were trained on have terms of their own: {'; '.join(f'those of {term}' for term in terms)}. "
+                "Whether such terms bind who uses weights is not settled: clear it before commercial use."
+            ),
+            paragraph(
+                "The credit is the authors': of the paper, of the code and weights above, and of the data sets. "
+                "Please cite them."
+            ),
+        ]
+    )
+
+
+def write_citations(row: ReleasedCheckpoint) -> str:
+    keys = (*SOURCES[row.source].citations, *PRETRAINED_WEIGHTS[row.backbone].citations)
+    return code_block("bibtex", "\n\n".join(CITATIONS[key] for key in keys))
+
+
+def write_text(row: ReleasedCheckpoint, results: list[Result], repo_id: str, revision: str) -> str:
+    """
+    A card below its metadata.
+
+    Args:
+        row (`ReleasedCheckpoint`): Which model.
+        results (`list[Result]`): Its figures.
+        repo_id (`str`): The repository that the snippets load from.
+        revision (`str`): The revision that they pin.
+    """
+    sections = {
+        "Use": write_usage(row, repo_id, revision),
+        "Model": write_description(row),
+        "Results": "" if row.is_encoder else write_results(row, results),
+        "Conversion": write_conversion(row),
+        "Training": write_training(row),
+        "Limits and biases": write_limits(row),
+        "Licences and credits": write_terms(row),
+        "Citation": write_citations(row),
+    }
+    parts = [f"# {make_title(row)}", write_introduction(row)]
+    for heading, text in sections.items():
+        if text:
+            parts += [f"## {heading}", text]
+    return "\n\n".join(parts) + "\n"
+
+
+__all__ = ["make_title", "write_text"]

@@ -1,0 +1,178 @@
+"""
+Model cards of the released checkpoints, written by code: `model_cards/<repository>.md` from the table of released
+checkpoints and `model_cards/results/<repository>.json`. Neither is edited by hand, but for measured results.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ..conversion.released import ARCHITECTURES, RELEASED, ReleasedCheckpoint
+from .card_facts import DATASETS, IMAGENET_HUB_ID, PRETRAINED_WEIGHTS, WIDGET_IMAGES
+from .card_text import make_title, write_text
+from .results import METRIC, Result, format_results, read_results, results_file, update_results
+
+
+# Stands for the organisation in committed cards; a push writes its own.
+ORGANIZATION = "segmenter-hf"
+# The tag that a push sets on what it has verified, and that the snippets of cards pin.
+TAG = "v1.0"
+METRIC_NAMES = {False: "mIoU (single scale)", True: "mIoU (multi-scale + flip)"}
+
+
+def make_eval_result(result: Result) -> EvalResult:
+    """A figure as an entry of a model index, with its protocol and its unit in the arguments of the metric."""
+    source = result.source or {}
+    return EvalResult(
+        task_type="image-segmentation",
+        task_name="Semantic segmentation",
+        dataset_type=result.dataset["type"],
+        dataset_name=result.dataset["name"],
+        dataset_split=result.split,
+        # huggingface_hub merges results of the same task, data set, config and split into one entry with the source of
+        # the first, so without a config of their own, measured figures would be said to be published ones.
+        dataset_config=result.group,
+        metric_type=result.metric,
+        metric_name=METRIC_NAMES[result.multi_scale],
+        metric_value=result.value_percent,
+        metric_args={
+            "kind": result.kind,
+            "unit": "percent",
+            **asdict(result.protocol),
+            "scales": list(result.protocol.scales),
+        },
+        source_name=source.get("name"),
+        source_url=source.get("url"),
+    )
+
+
+def make_card_data(row: ReleasedCheckpoint, results: Sequence[Result], model_name: str) -> ModelCardData:
+    """
+    The metadata of a card.
+
+    Args:
+        row (`ReleasedCheckpoint`): Which model.
+        results (`Sequence[Result]`): Its figures.
+        model_name (`str`): What the model index calls the model.
+    """
+    is_distilled = ARCHITECTURES[row.backbone].use_distillation_token
+    tags = ["vision", "segmenter", "deit" if is_distilled else "vit", "custom_code"]
+    if row.is_encoder:
+        dataset_ids, specific = [IMAGENET_HUB_ID], {}
+    else:
+        tags.insert(1, "semantic-segmentation")
+        hub_id = DATASETS[row.dataset].hub_id
+        dataset_ids = [hub_id] if hub_id else None
+        specific = {
+            "metrics": [METRIC],
+            "widget": [{"src": url, "example_title": title} for url, title in WIDGET_IMAGES[row.dataset]],
+        }
+    return ModelCardData(
+        license=row.licence,
+        library_name="transformers",
+        pipeline_tag="image-feature-extraction" if row.is_encoder else "image-segmentation",
+        base_model=PRETRAINED_WEIGHTS[row.backbone].base_model,
+        datasets=dataset_ids,
+        tags=tags,
+        eval_results=[make_eval_result(result) for result in results] or None,
+        model_name=model_name if results else None,
+        **specific,
+    )
+
+
+def make_card(row: ReleasedCheckpoint, results: Sequence[Result], repo_id: str, revision: str = TAG) -> ModelCard:
+    """
+    The model card of a converted checkpoint.
+
+    Args:
+        row (`ReleasedCheckpoint`): A row of the table of released checkpoints.
+        results (`Sequence[Result]`): Its figures, as [`~segmenter_hf.hub.results.read_results`] returns them.
+        repo_id (`str`): The repository that the card is for, and that its snippets load from.
+        revision (`str`, *optional*, defaults to `TAG`): The revision that its snippets pin.
+
+    Returns:
+        `ModelCard`: `str()` of it is the README.md, and `save` writes it.
+
+    Example:
+
+    ```python
+    >>> from segmenter_hf.conversion.released import find_released
+    >>> from segmenter_hf.hub.cards import make_card
+    >>> from segmenter_hf.hub.results import published_results
+
+    >>> row = find_released("ade20k/seg_tiny_mask")
+    >>> card = make_card(row, published_results(row), f"your-name/{row.repo_name}")
+    >>> card.data.license, card.data.base_model, card.data.eval_results[0].metric_value
+    ('mit', 'timm/vit_tiny_patch16_384.augreg_in21k_ft_in1k', 38.1)
+
+    ```"""
+    data = make_card_data(row, results, make_title(row))
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{write_text(row, list(results), repo_id, revision)}")
+
+
+def make_documents(folder: str | Path) -> dict[Path, str]:
+    """
+    What the files of results and cards of all released checkpoints should hold.
+
+    Args:
+        folder (`str` or `Path`): `model_cards` of the repository; measured results are read from its `results`.
+
+    Returns:
+        `dict[Path, str]`: the contents of each file. Encoders, which no figures belong to, have a card only.
+    """
+    folder = Path(folder)
+    documents = {}
+    for row in RELEASED.values():
+        results = update_results(row, read_results(folder / "results", row))
+        if not row.is_encoder:
+            documents[results_file(folder / "results", row)] = format_results(row, results)
+        documents[folder / f"{row.repo_name}.md"] = str(make_card(row, results, f"{ORGANIZATION}/{row.repo_name}"))
+    return documents
+
+
+def list_stale(folder: str | Path) -> list[Path]:
+    """The files of results and cards that are missing, stale, or of no released checkpoint."""
+    folder = Path(folder)
+    documents = make_documents(folder)
+    stale = [
+        file
+        for file, text in documents.items()
+        # As bytes, since reading as text would take other line endings for the same.
+        if not file.is_file() or file.read_bytes() != text.encode()
+    ]
+    present = [*folder.glob("*.md"), *(folder / "results").glob("*.json")]
+    return sorted([*stale, *(file for file in present if file not in documents)])
+
+
+def write_documents(folder: str | Path) -> list[Path]:
+    """
+    Writes the files of results and cards that are missing or stale. Measured results stay. Files that are not of a
+    released checkpoint are left alone, for their owner to remove.
+
+    Returns:
+        `list[Path]`: the files that were written.
+    """
+    documents = make_documents(folder)
+    written = [file for file in list_stale(folder) if file in documents]
+    for file in written:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # Complete or not at all: a file of results holds measured figures that are nowhere else.
+        unfinished = file.with_name(f"{file.name}.part")
+        unfinished.write_bytes(documents[file].encode())
+        os.replace(unfinished, file)
+    return written
+
+
+__all__ = [
+    "ORGANIZATION",
+    "TAG",
+    "list_stale",
+    "make_card",
+    "make_card_data",
+    "make_documents",
+    "make_eval_result",
+    "write_documents",
+]

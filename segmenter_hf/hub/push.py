@@ -1,0 +1,459 @@
+"""
+Pushes the released checkpoints to the Hub. Each step looks at what is there first and does what is missing, so that a
+push that was interrupted anywhere continues when it is run again, and one that is complete changes nothing.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import random
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import sleep
+from typing import Any, TypeVar
+
+import huggingface_hub.constants
+import torch
+from filelock import FileLock, Timeout
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.hf_api import RepoFile
+from transformers import AutoImageProcessor
+
+from .. import configuration_segmenter, image_processing_pil_segmenter, image_processing_segmenter, modeling_segmenter
+from ..conversion.convert import convert_released
+from ..conversion.download import httpx
+from ..conversion.errors import ConversionError
+from ..conversion.released import ReleasedCheckpoint
+from .cards import TAG, make_card
+from .results import read_results
+
+
+logger = logging.getLogger(__name__)
+
+CODE_MODULES = (
+    configuration_segmenter,
+    modeling_segmenter,
+    image_processing_segmenter,
+    image_processing_pil_segmenter,
+)
+CARD_FILE = "README.md"
+# The licence of the weights: that of MIT asks for its notice to come along. The code states its own.
+LICENCE_FILE = "LICENSE"
+LICENCES = Path(__file__).parent / "licences"
+# Which the Hub itself writes into a new repository.
+HUB_FILES = {".gitattributes"}
+
+# Collections by the source of the checkpoints in them: title, and description of at most 150 characters.
+COLLECTIONS = {
+    "original": ("Segmenter", "The checkpoints of Segmenter (ICCV 2021), for transformers."),
+    "mmsegmentation": ("Segmenter (MMSegmentation)", "The Segmenter checkpoints of MMSegmentation, for transformers."),
+    "augreg": ("Segmenter encoders", "The pretrained Vision Transformers that Segmenter is trained from."),
+    "mmsegmentation-encoder": (
+        "Segmenter encoders (MMSegmentation)",
+        "The pretrained Vision Transformers that MMSegmentation's Segmenters are trained from.",
+    ),
+}
+
+# A call is tried again after statuses and errors that may pass, waiting twice as long each time.
+MAX_ATTEMPTS = 8
+FIRST_WAIT_SECONDS = 1.0
+LONGEST_WAIT_SECONDS = 60.0
+TEMPORARY_STATUSES = {408, 409, 412, 425, 429}
+
+Answer = TypeVar("Answer")
+
+
+class PushError(RuntimeError):
+    """A checkpoint that could not be pushed. The message is one line, meant for the user."""
+
+
+class AccessError(PushError):
+    """The Hub does not let this token do what is needed, for this checkpoint and so for all others."""
+
+
+@dataclass(frozen=True)
+class ManifestEntry:
+    """
+    A file of a repository.
+
+    Args:
+        path (`str`): Its path in the repository.
+        size (`int`): Its size in bytes.
+        sha256 (`str`): SHA-256 of its content.
+        git_sha1 (`str`): What Git calls a blob of that content, by which the Hub tells small files apart.
+    """
+
+    path: str
+    size: int
+    sha256: str
+    git_sha1: str
+
+    def is_same(self, remote: RepoFile) -> bool:
+        """Whether the file on the Hub has the same content."""
+        if remote.lfs is not None:
+            return remote.lfs.sha256 == self.sha256
+        return remote.blob_id == self.git_sha1
+
+
+def make_manifest(folder: Path) -> list[ManifestEntry]:
+    """The files of a folder, by their names."""
+    entries = []
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        size = path.stat().st_size
+        sha256, git_sha1 = hashlib.sha256(), hashlib.sha1(f"blob {size}\0".encode())
+        with path.open("rb") as file:
+            while piece := file.read(2**20):
+                sha256.update(piece)
+                git_sha1.update(piece)
+        entries.append(ManifestEntry(path.name, size, sha256.hexdigest(), git_sha1.hexdigest()))
+    return entries
+
+
+def format_manifest(repo_id: str, manifest: list[ManifestEntry]) -> str:
+    """What would be pushed, a line for each file: SHA-256, size in bytes, name."""
+    total = sum(entry.size for entry in manifest)
+    lines = [f"{repo_id}: {len(manifest)} files, {total:,} bytes"]
+    return "\n".join([*lines, *(f"  {entry.sha256}  {entry.size:>13,}  {entry.path}" for entry in manifest)])
+
+
+def digest_of_inputs(row: ReleasedCheckpoint, card: str) -> str:
+    """What the contents of an assembled folder follow from: the row, the card, and the code of this package."""
+    digest = hashlib.sha256(f"{row!r}\n{card}".encode())
+    package = Path(modeling_segmenter.__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def write_text(path: Path, text: str):
+    """Writes a file that is complete under its name or not there."""
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
+        file.write(text)
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+
+
+def assemble(
+    row: ReleasedCheckpoint, repo_id: str, tag: str, results_dir: Path, work_dir: Path, cache_dir: Path | None
+) -> tuple[Path, list[ManifestEntry]]:
+    """
+    Makes the folder that is pushed: the converted checkpoint with the code that loads it, and its card. A folder that
+    an earlier run made and verified is taken again, as long as nothing has changed that it follows from.
+
+    Args:
+        row (`ReleasedCheckpoint`): Which checkpoint.
+        repo_id (`str`): Where it will be.
+        tag (`str`): The revision that its card pins.
+        results_dir (`Path`): `model_cards/results`.
+        work_dir (`Path`): Where assembled folders are kept.
+        cache_dir (`Path`, *optional*): Where downloads are kept.
+
+    Returns:
+        The folder and its manifest.
+
+    Raises:
+        ConversionError: if it cannot be downloaded or converted.
+        PushError: if what was assembled does not load as what was converted.
+    """
+    card = str(make_card(row, read_results(results_dir, row), repo_id, tag))
+    digest = digest_of_inputs(row, card)
+    folder = work_dir / repo_id
+    # Written last: without it, the folder was not verified.
+    stamp = folder.with_name(f"{folder.name}.json")
+    if stamp.is_file() and folder.is_dir():
+        verified = json.loads(stamp.read_text(encoding="utf-8"))
+        manifest = make_manifest(folder)
+        if verified == {"digest": digest, "manifest": [asdict(entry) for entry in manifest]}:
+            return folder, manifest
+        stamp.unlink()
+    model = convert_released(row.name, folder, cache_dir=cache_dir, overwrite=True)
+    write_text(folder / CARD_FILE, card)
+    write_text(folder / LICENCE_FILE, (LICENCES / f"{row.licence}.txt").read_text(encoding="utf-8"))
+    verify(folder, model)
+    manifest = make_manifest(folder)
+    write_text(stamp, json.dumps({"digest": digest, "manifest": [asdict(entry) for entry in manifest]}, indent=1))
+    return folder, manifest
+
+
+@torch.no_grad()
+def verify(folder: Path, model: torch.nn.Module):
+    """
+    Loads an assembled folder and compares it with the model that was converted: weights, config and outputs. The code
+    in it must be that of this package.
+
+    Raises:
+        PushError: if anything differs.
+    """
+    loaded = type(model).from_pretrained(folder).eval()
+    differences = []
+    expected, actual = model.state_dict(), loaded.state_dict()
+    if expected.keys() != actual.keys():
+        differences.append("names of weights")
+    elif not all(torch.equal(weight, actual[name]) for name, weight in expected.items()):
+        differences.append("weights")
+    config = model.config
+    pixel_values = torch.randn(1, 3, 3 * config.patch_size, 5 * config.patch_size)
+    if not torch.equal(model(pixel_values)[0], loaded(pixel_values)[0]):
+        differences.append("outputs")
+    if config.to_diff_dict() != loaded.config.to_diff_dict():
+        differences.append("config")
+    if AutoImageProcessor.from_pretrained(folder).patch_size != config.patch_size:
+        differences.append("patch size of the image processor")
+    for module in CODE_MODULES:
+        source = Path(module.__file__)
+        if (folder / source.name).read_bytes() != source.read_bytes():
+            differences.append(source.name)
+    if differences:
+        raise PushError(f"{folder} does not load as what was converted. It differs in: {', '.join(differences)}.")
+
+
+def iterate_causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it was raised from: uploads wrap those of the connection."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def call_hub(action: str, function: Callable[..., Answer], *args: Any, **kwargs: Any) -> Answer:
+    """
+    Calls the Hub, again and again where the failure may pass: dropped connections, too many requests (as long as the
+    Hub asks to wait), errors of the server, and changes that others made in between.
+
+    Args:
+        action (`str`): What is done, for errors.
+        function (`Callable`): What does it.
+
+    Raises:
+        AccessError: if the token is missing, wrong, or may not do this.
+        PushError: if it fails otherwise, or too often.
+    """
+    for attempt in range(MAX_ATTEMPTS):
+        try:
+            return function(*args, **kwargs)
+        except (HfHubHTTPError, httpx.HTTPError, OSError, RuntimeError) as error:
+            failure = error
+        response = next(
+            (cause.response for cause in iterate_causes(failure) if getattr(cause, "response", None) is not None), None
+        )
+        status = None if response is None else response.status_code
+        if status in (401, 403):
+            raise AccessError(describe_refusal(action, status)) from failure
+        is_connection = any(
+            isinstance(cause, (httpx.TransportError, ConnectionError)) for cause in iterate_causes(failure)
+        )
+        if not is_connection and (status is None or (status < 500 and status not in TEMPORARY_STATUSES)):
+            raise PushError(f"{action} failed: {describe(failure)}") from failure
+        seconds = min(FIRST_WAIT_SECONDS * 2**attempt, LONGEST_WAIT_SECONDS)
+        retry_after = "" if response is None else response.headers.get("Retry-After", "")
+        if retry_after.isdigit():
+            seconds = max(seconds, min(int(retry_after), LONGEST_WAIT_SECONDS))
+        reason = f"status {status}" if status is not None else type(failure).__name__
+        logger.warning("%s failed (%s), attempt %d of %d.", action, reason, attempt + 1, MAX_ATTEMPTS)
+        if attempt + 1 < MAX_ATTEMPTS:
+            # Some more at random, so that several processes do not come back together.
+            sleep(seconds * random.uniform(1.0, 1.25))
+    raise PushError(f"{action} failed {MAX_ATTEMPTS} times, last: {describe(failure)}") from failure
+
+
+def describe(error: BaseException) -> str:
+    """The first line of what is known of an error, without addresses that may be signed."""
+    causes = list(iterate_causes(error))
+    text = " ".join(str(cause) for cause in causes).strip()
+    return next((line for line in text.splitlines() if line), type(error).__name__)
+
+
+def describe_refusal(action: str, status: int) -> str:
+    if status == 401:
+        return (
+            f"{action} was refused (status 401): the Hub does not know the token, or there is none. Log in with "
+            "`hf auth login`, or set HF_TOKEN, to a token that may write."
+        )
+    return (
+        f"{action} was refused (status 403): the token may not do this. It must have write access to the repositories "
+        "and collections of the organisation, whose member its owner must be (https://huggingface.co/settings/tokens)."
+    )
+
+
+def list_remote_files(api: HfApi, repo_id: str, revision: str) -> dict[str, RepoFile]:
+    tree = api.list_repo_tree(repo_id, recursive=True, revision=revision)
+    return {entry.path: entry for entry in tree if isinstance(entry, RepoFile) and entry.path not in HUB_FILES}
+
+
+def find_differences(manifest: list[ManifestEntry], remote: dict[str, RepoFile]) -> list[ManifestEntry]:
+    """The files that the Hub does not have, or has with another content."""
+    return [entry for entry in manifest if entry.path not in remote or not entry.is_same(remote[entry.path])]
+
+
+def upload_differences(
+    api: HfApi, repo_id: str, folder: Path, manifest: list[ManifestEntry], tag: str
+) -> tuple[str, list[ManifestEntry]]:
+    """
+    Brings a repository's main branch to the contents of a folder in one commit, of what differs; in none, if nothing
+    does. Other files in the repository are left alone.
+
+    Returns:
+        The commit that has the contents, as the Hub tells it afterwards, and what was uploaded.
+
+    Raises:
+        PushError: if the Hub has something else than was uploaded.
+    """
+    head = api.model_info(repo_id, revision="main").sha
+    remote = list_remote_files(api, repo_id, head)
+    others = sorted(remote.keys() - {entry.path for entry in manifest})
+    if others:
+        logger.warning("%s has files that are not part of the model, which are left alone: %s.", repo_id, others)
+    differences = find_differences(manifest, remote)
+    if not differences:
+        return head, []
+    commit = api.create_commit(
+        repo_id,
+        [CommitOperationAdd(path_in_repo=entry.path, path_or_fileobj=folder / entry.path) for entry in differences],
+        commit_message=f"Upload the converted checkpoint ({tag})",
+        # Fails if another commit came in between, after which the differences are others.
+        parent_commit=head,
+    )
+    wrong = find_differences(manifest, list_remote_files(api, repo_id, commit.oid))
+    if wrong:
+        raise PushError(f"{repo_id} has other contents than were uploaded: {[entry.path for entry in wrong]}.")
+    return commit.oid, differences
+
+
+def push_folder(
+    api: HfApi, folder: Path, repo_id: str, manifest: list[ManifestEntry], tag: str, private: bool = False
+) -> list[ManifestEntry]:
+    """
+    Makes a repository with the contents of a folder under a tag, as far as it is not there.
+
+    Returns:
+        What was uploaded.
+
+    Raises:
+        PushError: if the tag is there with other contents, or the Hub fails.
+    """
+    if not call_hub(f"Reading {repo_id}", api.repo_exists, repo_id):
+        call_hub(f"Creating {repo_id}", api.create_repo, repo_id, private=private, exist_ok=True)
+    tags = {ref.name for ref in call_hub(f"Reading {repo_id}", api.list_repo_refs, repo_id).tags}
+    if tag in tags:
+        remote = call_hub(f"Reading {repo_id}", list_remote_files, api, repo_id, tag)
+        different = [entry.path for entry in find_differences(manifest, remote)]
+        if different:
+            raise PushError(
+                f"{repo_id} has the tag {tag} already, with other contents: {different}. What users pin stays as it "
+                "is; pass --tag with a new one."
+            )
+        return []
+    commit, uploaded = call_hub(f"Uploading {repo_id}", upload_differences, api, repo_id, folder, manifest, tag)
+    # Last of all, so that what has the tag is complete.
+    call_hub(f"Tagging {repo_id}", api.create_tag, repo_id, tag=tag, revision=commit, exist_ok=True)
+    return uploaded
+
+
+def add_to_collection(api: HfApi, org: str, row: ReleasedCheckpoint, repo_id: str, private: bool = False):
+    """Adds a repository to the collection of its family, which is made if it is not there; nothing is added twice."""
+    title, description = COLLECTIONS[row.source]
+    known = call_hub("Reading collections", lambda: list(api.list_collections(owner=org)))
+    slug = next((collection.slug for collection in known if collection.title == title), None)
+    if slug is None:
+        slug = call_hub(
+            f"Creating the collection {title}",
+            api.create_collection,
+            title,
+            namespace=org,
+            description=description,
+            private=private,
+            exists_ok=True,
+        ).slug
+    # A list of collections has the first few items of each only.
+    collection = call_hub(f"Reading the collection {title}", api.get_collection, slug)
+    if repo_id not in {item.item_id for item in collection.items}:
+        action = f"Adding {repo_id} to the collection {title}"
+        call_hub(action, api.add_collection_item, slug, item_id=repo_id, item_type="model", exists_ok=True)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """
+    What came of a checkpoint.
+
+    Args:
+        repo_id (`str`): Its repository.
+        manifest (`list[ManifestEntry]`): The files of the repository; empty if they could not be made.
+        uploaded (`list[ManifestEntry]`): Those of them that the Hub did not have.
+        error (`str`, *optional*): Why it failed, in one line.
+    """
+
+    repo_id: str
+    manifest: list[ManifestEntry]
+    uploaded: list[ManifestEntry]
+    error: str | None = None
+
+
+def push_released(
+    rows: list[ReleasedCheckpoint],
+    org: str,
+    results_dir: str | Path,
+    work_dir: str | Path | None = None,
+    cache_dir: str | Path | None = None,
+    tag: str = TAG,
+    private: bool = False,
+    dry_run: bool = False,
+    api: HfApi | None = None,
+) -> Iterator[Outcome]:
+    """
+    Converts released checkpoints and pushes each to a repository of its own, with its card, under a tag, and into the
+    collection of its family. A checkpoint that fails does not keep the others from being pushed, unless the Hub does
+    not accept the token.
+
+    Args:
+        rows (`list[ReleasedCheckpoint]`): Which checkpoints.
+        org (`str`): The organisation, or user, that the repositories belong to.
+        results_dir (`str` or `Path`): `model_cards/results`, the figures that the cards show.
+        work_dir (`str` or `Path`, *optional*): Where what is pushed is assembled and kept. Defaults to
+            `segmenter_hf/push` in Hugging Face's cache.
+        cache_dir (`str` or `Path`, *optional*): Where downloads are kept.
+        tag (`str`, *optional*): The tag, which cards pin.
+        private (`bool`, *optional*, defaults to `False`): Whether new repositories and collections are private.
+        dry_run (`bool`, *optional*, defaults to `False`): Whether everything is made and verified, but nothing pushed.
+        api (`HfApi`, *optional*): The client. Defaults to one of the usual endpoint and token.
+
+    Yields:
+        [`Outcome`]: of each checkpoint, as it is done.
+
+    Raises:
+        AccessError: if the Hub refuses the token.
+        PushError: if another push uses `work_dir`.
+    """
+    work_dir = Path(work_dir or Path(huggingface_hub.constants.HF_HOME) / "segmenter_hf" / "push")
+    cache_dir = None if cache_dir is None else Path(cache_dir)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    api = api or HfApi()
+    lock = FileLock(work_dir / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise PushError(f"Another push is at work in {work_dir}. Wait for it, or pass another --work_dir.") from error
+    with lock:
+        if not dry_run:
+            # Before the first download.
+            call_hub("Logging in", api.whoami)
+        for row in rows:
+            repo_id, manifest = f"{org}/{row.repo_name}", []
+            try:
+                folder, manifest = assemble(row, repo_id, tag, Path(results_dir), work_dir, cache_dir)
+                uploaded = []
+                if not dry_run:
+                    uploaded = push_folder(api, folder, repo_id, manifest, tag, private)
+                    add_to_collection(api, org, row, repo_id, private)
+            except AccessError:
+                raise
+            except (ConversionError, PushError) as error:
+                yield Outcome(repo_id, manifest, [], str(error))
+            else:
+                yield Outcome(repo_id, manifest, uploaded)
+
+
+__all__ = ["AccessError", "Outcome", "PushError", "format_manifest", "push_folder", "push_released"]

@@ -1,0 +1,414 @@
+"""Model cards: as the code makes them, with metadata that the Hub takes, figures told apart, snippets that run."""
+
+import copy
+import dataclasses
+import doctest
+import json
+import re
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
+from huggingface_hub.utils import validate_repo_id
+from PIL import Image
+
+import segmenter_hf.hub.cards
+from segmenter_hf import SegmenterImageProcessorPil
+from segmenter_hf.conversion.released import RELEASED, find_released
+from segmenter_hf.hub.card_facts import SOURCES
+from segmenter_hf.hub.cards import ORGANIZATION, TAG, list_stale, make_card, make_documents, write_documents
+from segmenter_hf.hub.results import (
+    MEASURED,
+    PUBLISHED,
+    Result,
+    format_results,
+    published_results,
+    read_results,
+    results_file,
+    update_results,
+)
+from tests.common import REPOSITORY, run_python, tiny_config
+
+
+FOLDER = REPOSITORY / "model_cards"
+ROWS = list(RELEASED.values())
+MODELS = [row for row in ROWS if not row.is_encoder]
+# Of the identifiers that the Hub knows (https://huggingface.co/docs/hub/repositories-licenses), those in the table.
+HUB_LICENCES = {"apache-2.0", "mit"}
+# Of https://huggingface.co/tasks.
+HUB_TASKS = {"image-feature-extraction", "image-segmentation"}
+
+
+def by_repo_name(rows):
+    return pytest.mark.parametrize("row", rows, ids=lambda row: row.repo_name)
+
+
+def load_card(row) -> ModelCard:
+    return ModelCard.load(FOLDER / f"{row.repo_name}.md")
+
+
+def code_blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def measured_result(row, value_percent: float = 37.9, **changes) -> Result:
+    """A figure as evaluation here would add it."""
+    published = published_results(row)[0]
+    changes = {"num_images": 2000, "versions": {"segmenter_hf": "0.1.0", "torch": "2.8.0"}, **changes}
+    return dataclasses.replace(published, value_percent=value_percent, kind=MEASURED, source=None, **changes)
+
+
+def test_committed_files_are_what_the_code_makes():
+    stale = [str(file.relative_to(REPOSITORY)) for file in list_stale(FOLDER)]
+    assert not stale, (
+        f"{stale} are stale: run `python scripts/write_model_cards.py`, and remove those of no checkpoint."
+    )
+
+
+def test_every_released_checkpoint_has_a_card_and_every_model_its_figures():
+    assert {file.stem for file in FOLDER.glob("*.md")} == {row.repo_name for row in ROWS}
+    assert {file.stem for file in (FOLDER / "results").glob("*.json")} == {row.repo_name for row in MODELS}
+
+
+def test_docstring_example():
+    results = doctest.testmod(segmenter_hf.hub.cards)
+    assert results.attempted > 0 and results.failed == 0
+
+
+# Metadata
+
+
+@by_repo_name(ROWS)
+def test_metadata_is_what_the_hub_takes(row):
+    text = (FOLDER / f"{row.repo_name}.md").read_text(encoding="utf-8")
+    _, front_matter, _ = text.split("---\n", 2)
+    metadata = yaml.safe_load(front_matter)
+    assert metadata["license"] == row.licence and row.licence in HUB_LICENCES
+    assert metadata["library_name"] == "transformers"
+    assert metadata["pipeline_tag"] == ("image-feature-extraction" if row.is_encoder else "image-segmentation")
+    assert metadata["pipeline_tag"] in HUB_TASKS
+    assert {"segmenter", "vision", "custom_code"} <= set(metadata["tags"])
+    for repo_id in [f"{ORGANIZATION}/{row.repo_name}", *metadata.get("datasets", [])]:
+        validate_repo_id(repo_id)
+        assert "/" in repo_id
+    for example in metadata.get("widget", []):
+        assert set(example) == {"src", "example_title"} and example["src"].startswith("https://")
+    assert bool(metadata.get("widget")) is (metadata.get("metrics") == ["mean_iou"]) is not row.is_encoder
+    assert "verified" not in front_matter and "null" not in front_matter and ".nan" not in front_matter.lower()
+
+
+@by_repo_name(ROWS)
+def test_card_survives_loading_and_saving(row, tmp_path):
+    file = FOLDER / f"{row.repo_name}.md"
+    card = ModelCard.load(file)
+    card.save(tmp_path / "README.md")
+    assert (tmp_path / "README.md").read_bytes() == file.read_bytes()
+    model_index = card.data.to_dict().get("model-index")
+    assert bool(model_index) is bool(read_results(FOLDER / "results", row))
+    if model_index:
+        assert eval_results_to_model_index(*model_index_to_eval_results(model_index)) == model_index
+
+
+@by_repo_name(ROWS)
+def test_base_model_is_the_exact_encoder_or_said_to_be_unknown(row):
+    card = load_card(row)
+    if row.backbone == "vit_base_patch8_384":
+        text = " ".join(card.text.split())
+        assert card.data.base_model is None
+        assert "was not released" in text and "names no base model" in text
+        return
+    validate_repo_id(card.data.base_model)
+    if row.backbone.startswith("deit"):
+        assert card.data.base_model == "facebook/deit-base-distilled-patch16-384"
+    else:
+        assert card.data.base_model == f"timm/{row.backbone}.augreg_in21k_ft_in1k"
+        timm = pytest.importorskip("timm")
+        assert timm.models.is_model_pretrained(card.data.base_model.removeprefix("timm/"))
+
+
+def test_cards_of_another_organisation_and_revision():
+    row = find_released("ade20k/seg_tiny_mask")
+    text = str(make_card(row, [], f"someone/{row.repo_name}", "v2.3"))
+    assert ORGANIZATION not in text and TAG not in text
+    assert text.count(f'"someone/{row.repo_name}"') == 2 and text.count('"v2.3"') == 2
+
+
+# Figures
+
+
+@by_repo_name(MODELS)
+def test_figures_are_those_of_the_table(row):
+    """Written out once more, from the table to the model index, so that neither writer nor reader is trusted."""
+    pairs = [(row.published_miou_percent_ss, row.published_miou_percent_ms)]
+    if row.also_published_miou_percent is not None:
+        pairs.append(row.also_published_miou_percent)
+    expected = [
+        (value, "mIoU (multi-scale + flip)" if flip else "mIoU (single scale)", flip)
+        for pair in pairs
+        for value, flip in zip(pair, (False, True), strict=True)
+        if value is not None
+    ]
+    found = [result for result in load_card(row).data.eval_results or [] if result.metric_args["kind"] == PUBLISHED]
+    assert [(result.metric_value, result.metric_name, result.metric_args["flip"]) for result in found] == expected
+    for result in found:
+        assert type(result.metric_value) is float and result.metric_args["unit"] == "percent"
+        assert result.task_type == "image-segmentation" and result.metric_type == "mean_iou"
+        assert result.dataset_split == "validation" and type(result.dataset_config) is str
+        protocol = {name: result.metric_args[name] for name in dataclasses.asdict(row.protocol)}
+        assert protocol == dataclasses.asdict(row.protocol)
+        scales = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75] if result.metric_args["flip"] else [1.0]
+        assert result.metric_args["scales"] == scales
+        assert result.source_url == SOURCES[row.source].results_url and result.source_name
+        assert f"| {result.metric_value:.2f}".removesuffix("0") + " |" in load_card(row).text
+
+
+def test_figures_that_were_published_twice_are_two_entries():
+    row = find_released("segmenter_vit-l_mask_8x1_512x512_160k_ade20k")
+    entries = load_card(row).data.to_dict()["model-index"][0]["results"]
+    assert [[metric["value"] for metric in entry["metrics"]] for entry in entries] == [[51.65, 53.58], [52.16, 53.65]]
+    assert len({entry["source"]["name"] for entry in entries}) == 2
+
+
+@by_repo_name([find_released("ade20k/seg_tiny_mask"), find_released("segmenter_vit-l_mask_8x1_512x512_160k_ade20k")])
+def test_published_and_measured_figures_never_share_an_entry(row):
+    measured = measured_result(row)
+    for results in ([*published_results(row), measured], [measured, *published_results(row)]):
+        card = make_card(row, results, f"{ORGANIZATION}/{row.repo_name}")
+        # What a reader of the file gets, after huggingface_hub has grouped the figures once more.
+        entries = ModelCard(str(ModelCard(str(card)))).data.to_dict()["model-index"][0]["results"]
+        for entry in entries:
+            kinds = {metric["args"]["kind"] for metric in entry["metrics"]}
+            assert kinds == ({PUBLISHED} if "source" in entry else {MEASURED})
+        assert sum(len(entry["metrics"]) for entry in entries) == len(results)
+        published_text, measured_text = card.text.split("Measured with the converted weights:")
+        assert "| 37.9 |" in measured_text and "| 37.9 |" not in published_text
+        assert "2000 images, segmenter_hf 0.1.0, torch 2.8.0" in measured_text
+        assert "](http" not in measured_text.partition("37.9")[2].partition("\n")[0]
+        assert "No figure has been measured" not in card.text
+
+
+def test_no_figures_are_said_to_be_none():
+    card = load_card(find_released("cityscapes/seg_large_linear"))
+    assert card.data.eval_results is None
+    assert "No figure was published" in card.text and "No figure has been measured" in card.text
+
+
+def test_writing_keeps_measured_figures_and_renews_published_ones(tmp_path):
+    row = find_released("ade20k/seg_tiny_mask")
+    wrong = dataclasses.replace(published_results(row)[0], value_percent=99.0)
+    file = results_file(tmp_path / "results", row)
+    file.parent.mkdir()
+    file.write_text(format_results(row, [wrong, measured_result(row)]), encoding="utf-8")
+
+    assert file in list_stale(tmp_path)
+    written = write_documents(tmp_path)
+    assert file in written and len(written) == len(ROWS) + len(MODELS)
+    assert read_results(tmp_path / "results", row) == [*published_results(row), measured_result(row)]
+    assert "| 37.9 |" in (tmp_path / f"{row.repo_name}.md").read_text(encoding="utf-8")
+    assert list_stale(tmp_path) == [] == write_documents(tmp_path)
+
+
+def test_stale_files_are_found(tmp_path):
+    for file, text in make_documents(tmp_path).items():
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(text.encode())
+    changed, removed, *_ = tmp_path.glob("*.md")
+    changed.write_bytes(changed.read_bytes().replace(b"\n", b"\r\n"))
+    removed.unlink()
+    stranger = tmp_path / "results" / "segmenter-of-nobody.json"
+    stranger.write_text("{}")
+    assert set(list_stale(tmp_path)) == {changed, removed, stranger}
+    assert set(write_documents(tmp_path)) == {changed, removed}
+    assert stranger.read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"value_percent": float("nan")}, "`value_percent` must be a float from 0 to 100, got nan"),
+        ({"value_percent": "38.1"}, "got '38.1'"),
+        ({"value_percent": 101.0}, "got 101.0"),
+        ({"metric": "accuracy"}, "`metric` must be 'mean_iou', got 'accuracy'"),
+        ({"kind": "guessed"}, "`kind` must be 'published' or 'measured', got 'guessed'"),
+        ({"multi_scale": True}, "`multi_scale` is True, which does not fit"),
+        ({"dataset": {"name": "ADE20K"}}, "`dataset` must have `type` and `name`"),
+        ({"source": None}, "A published figure must have `name` and `url` of its `source`, got None"),
+        ({"source": {"name": "paper"}}, "A published figure must have `name` and `url` of its `source`"),
+        ({"kind": MEASURED}, "A measured figure must have no `source`"),
+        ({"num_images": 2000}, "A published figure must have no `num_images`, got 2000"),
+        ({"kind": MEASURED, "source": None}, "A measured figure must have `num_images`, got None"),
+        ({"hardware": "CPU"}, "A result has no field 'hardware'; its fields are metric"),
+        ({"protocol": {"window": 512}}, "A protocol has no field 'window'"),
+        ({"protocol": {"window_size": 512}}, "A protocol lacks fields"),
+    ],
+    ids=lambda value: None if isinstance(value, dict) else value[:40],
+)
+def test_figures_that_cannot_be_are_refused(changes, message, tmp_path):
+    row = find_released("ade20k/seg_tiny_mask")
+    contents = json.loads(format_results(row, published_results(row)))
+    contents["results"][0].update(copy.deepcopy(changes))
+    results_file(tmp_path, row).write_text(json.dumps(contents), encoding="utf-8")
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        read_results(tmp_path, row)
+    assert str(results_file(tmp_path, row)) in str(error.value)
+
+
+def test_files_of_figures_are_checked(tmp_path):
+    row = find_released("ade20k/seg_tiny_mask")
+    file = results_file(tmp_path, row)
+    assert read_results(tmp_path, row) == []
+    file.write_text(format_results(find_released("ade20k/seg_small_mask"), []))
+    with pytest.raises(ValueError, match="`model` is 'segmenter-vit-small"):
+        read_results(tmp_path, row)
+    file.write_text(format_results(row, [measured_result(row), measured_result(row, 38.0)]))
+    with pytest.raises(ValueError, match="Two results have the same source and protocol"):
+        read_results(tmp_path, row)
+    file.write_text("{}")
+    with pytest.raises(ValueError, match="does not hold the results"):
+        read_results(tmp_path, row)
+
+
+@by_repo_name(ROWS)
+def test_published_figures_survive_their_file(row):
+    results = published_results(row)
+    assert [Result.from_dict(json.loads(json.dumps(result.to_dict()))) for result in results] == results
+    assert update_results(row, results) == results
+
+
+# Text
+
+
+@by_repo_name(ROWS)
+def test_card_states_what_readers_need(row):
+    text = " ".join(load_card(row).text.split())
+    assert "https://arxiv.org/abs/2105.05633" in text
+    assert row.describe_parameters() in text
+    assert row.notes in text
+    assert f"`{row.name}`" in text or row.is_encoder
+    for file in row.files:
+        assert f"<{file.url}>" in text
+    for heading in ("Use", "Model", "Conversion", "Training", "Limits and biases", "Licences and credits", "Citation"):
+        assert f" ## {heading} " in text
+    assert "non-commercial" in text and "@inproceedings{strudel2021segmenter" in text
+    if not row.is_encoder:
+        protocol = row.protocol
+        assert f"windows of {protocol.window_size} x {protocol.window_size}, {protocol.window_stride} apart" in text
+        differs = row.training_window_stride != protocol.window_stride
+        assert (f"within training had its windows {row.training_window_stride} pixels apart" in text) is differs
+        assert ("MMSegmentation feeds a smaller window" in text) is (row.source == "mmsegmentation")
+
+
+@by_repo_name(ROWS)
+def test_markdown_is_tidy(row):
+    text = load_card(row).text
+    assert text.count("```") % 2 == 0 and "  \n" not in text and "\n\n\n" not in text
+    assert str(REPOSITORY) not in text and "/work" not in text and "/home" not in text
+    for line in text.splitlines():
+        # A table's row and an address cannot be wrapped.
+        assert len(line) <= 119 or line.startswith("| ") or " " not in line.strip("- "), line
+    for link in re.findall(r"\]\(([^)]*)\)|<(http[^>]*)>", text):
+        assert re.fullmatch(r"https?://[\w.-]+(/\S*)?", link[0] or link[1]), link
+    # A line that is wrapped must not begin like a heading, an item of a list or a quotation.
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    for block in prose.strip().split("\n\n"):
+        is_list = block.startswith("- ")
+        for line in block.splitlines()[1:]:
+            if not (is_list and line.startswith("- ")):
+                assert line.startswith("  ") is is_list, line
+                assert not re.match(r"(#|[-+*>] |\d+[.)] )", line.strip()), line
+
+
+@by_repo_name(ROWS)
+def test_commands_convert_the_checkpoint_of_the_card(row):
+    (command,) = code_blocks(load_card(row).text, "bash")
+    script, option, name, folder = re.fullmatch(r"python (\S+) (--\w+) (\S+) (\w+)\n", command).groups()
+    assert (REPOSITORY / script).is_file() and option in (REPOSITORY / script).read_text(encoding="utf-8")
+    assert find_released(name) is row and folder == "OUTPUT_DIR"
+
+
+# Snippets
+
+
+def make_tiny_repository(row, hf_home):
+    """A random model of the row's kind as a download of its repository would be in Hugging Face's cache."""
+    overrides = {
+        "position_embedding_interpolation": row.config.position_embedding_interpolation,
+        "use_distillation_token": row.config.use_distillation_token,
+    }
+    if not row.is_encoder:
+        overrides |= {"id2label": row.config.id2label, "decoder_type": row.decoder_type}
+    repository = hf_home / "hub" / f"models--{ORGANIZATION}--{row.repo_name}"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = repository / "snapshots" / commit
+    torch.manual_seed(0)
+    row.model_class(tiny_config(**overrides)).save_pretrained(snapshot)
+    SegmenterImageProcessorPil(
+        size={"shortest_edge": 32, "longest_edge": 128},
+        do_split_image=True,
+        crop_size={"height": 32, "width": 32},
+        window_stride=24,
+        patch_size=8,
+        antialias=False,
+    ).save_pretrained(snapshot)
+    # The tag and nothing else: what asks for another revision finds none.
+    (repository / "refs").mkdir()
+    (repository / "refs" / TAG).write_text(commit)
+
+
+def run_snippets(rows, folder) -> dict[str, list[str]]:
+    """Runs each snippet of each card, without this package, and returns what each printed and logged."""
+    for row in rows:
+        make_tiny_repository(row, folder / "hf_home")
+    Image.new("RGB", (75, 50), "white").save(folder / "photo.jpg")
+    snippets = {row.repo_name: code_blocks(load_card(row).text, "python") for row in rows}
+    (folder / "snippets.json").write_text(json.dumps(snippets))
+    run_python(
+        "import contextlib, io, json, traceback\n"
+        "outputs = {}\n"
+        "with open('snippets.json') as file:\n"
+        "    snippets = json.load(file)\n"
+        "for name, codes in snippets.items():\n"
+        "    outputs[name] = []\n"
+        "    for code in codes:\n"
+        "        with contextlib.redirect_stdout(io.StringIO()) as output:\n"
+        "            exec(compile(code, name, 'exec'), {'__name__': '__main__'})\n"
+        "        outputs[name].append(output.getvalue())\n"
+        "with open('outputs.json', 'w') as file:\n"
+        "    json.dump(outputs, file)\n",
+        cwd=folder,
+        with_package=False,
+    )
+    return json.loads((folder / "outputs.json").read_text())
+
+
+def check_outputs(row, outputs):
+    first, second = outputs
+    if row.is_encoder:
+        assert first.startswith("mask_transformer ")
+        # 50 x 75 resized to 32 x 48: two windows of 16 patches, and the class token.
+        assert second == "torch.Size([2, 17, 32])\n"
+        return
+    names = row.config.label2id
+    segments = [line.rpartition(" (") for line in first.splitlines()]
+    assert segments and all(label in names and size == "75, 50)" for label, _, size in segments)
+    labels = eval(second)
+    assert labels and set(labels) == {label for label, _, _ in segments}
+
+
+@pytest.mark.slow
+def test_snippets_of_all_cards_run(tmp_path):
+    outputs = run_snippets(ROWS, tmp_path)
+    for row in ROWS:
+        check_outputs(row, outputs[row.repo_name])
+
+
+def test_cards_of_a_kind_differ_in_their_repository_only():
+    """So that readers of one card know them all."""
+    kinds = {}
+    for row in ROWS:
+        for index, code in enumerate(code_blocks(load_card(row).text, "python")):
+            assert f'"{ORGANIZATION}/{row.repo_name}"' in code and f'"{TAG}"' in code
+            kinds.setdefault((row.is_encoder, index), set()).add(code.replace(row.repo_name, "NAME"))
+    assert len(kinds) == 4 and all(len(codes) == 1 for codes in kinds.values())
