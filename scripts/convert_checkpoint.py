@@ -28,11 +28,15 @@ AutoModelForSemanticSegmentation and pipeline("image-segmentation") load; its ou
 
 import argparse
 import sys
+from pathlib import Path
+
+from huggingface_hub import HfApi
 
 from segmenter_hf import SegmenterForSemanticSegmentation
 from segmenter_hf.conversion import ConversionError, EncoderOptions, convert_checkpoint, convert_released
 from segmenter_hf.conversion.formats import FORMATS
 from segmenter_hf.conversion.released import format_table
+from segmenter_hf.hub.push import PushError, make_manifest, push_folder
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -87,7 +91,14 @@ def parse_arguments() -> argparse.Namespace:
         help="mean and standard deviation of images: vit 0.5 and 0.5, deit those of ImageNet (default: the source's)",
     )
 
+    hub = parser.add_argument_group("Hub", "With the token of `hf auth login`, or HF_TOKEN.")
+    hub.add_argument("--push_to_hub", action="store_true", help="upload OUTPUT_DIR to the repository --repo_id")
+    hub.add_argument("--repo_id", metavar="OWNER/NAME", help="the repository; it is made if there is none")
+    hub.add_argument("--private", action="store_true", help="make a new repository private")
+
     args = parser.parse_args()
+    if args.push_to_hub != (args.repo_id is not None):
+        parser.error("--push_to_hub and --repo_id belong together")
     if (args.source is None) != (args.released is not None):
         parser.error("name either SOURCE and OUTPUT_DIR, or --released NAME and OUTPUT_DIR")
     return args
@@ -118,6 +129,15 @@ def main() -> int:
         kind = f"encoder of {config.num_hidden_layers} layers for images of {config.image_size}"
     size = f"{model.num_parameters() / 1e6:.1f}M parameters"
     print(f"{args.output_dir}: {kind}, patch size {config.patch_size}, {size}")
+
+    if args.push_to_hub:
+        folder = Path(args.output_dir)
+        try:
+            uploaded = push_folder(HfApi(), folder, args.repo_id, make_manifest(folder), private=args.private)
+        except PushError as error:
+            print(f"convert_checkpoint.py: error: {error}", file=sys.stderr)
+            return 2
+        print(f"{args.repo_id}: {len(uploaded)} files uploaded")
     return 0
 
 

@@ -56,12 +56,17 @@ def random_labels(
     return torch.randint(num_labels, (batch_size, height, width), generator=torch.Generator().manual_seed(seed))
 
 
-def run_python(code: str, *arguments, cwd: Path, with_package: bool = True) -> subprocess.CompletedProcess:
+def run_python(
+    code: str, *arguments, cwd: Path, with_package: bool = True, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess:
     """
     Runs `code` in a fresh interpreter that works in `cwd` and keeps the caches of transformers and the Hub there, with
-    or without `segmenter_hf` importable. Fails with the interpreter's output if it does not exit with 0.
+    or without `segmenter_hf` importable; offline, or in another `environment`. Fails with the interpreter's output if
+    it does not exit with 0.
     """
-    environment = {**os.environ, "HF_HOME": str(Path(cwd) / "hf_home"), "HF_HUB_OFFLINE": "1"}
+    if environment is None:
+        environment = {**os.environ, "HF_HOME": str(Path(cwd) / "hf_home"), "HF_HUB_OFFLINE": "1"}
+    environment = dict(environment)
     if with_package:
         environment["PYTHONPATH"] = str(REPOSITORY)
     else:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import random
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ import huggingface_hub.constants
 import torch
 from filelock import FileLock, Timeout
 from huggingface_hub import CommitOperationAdd, HfApi
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from transformers import AutoImageProcessor
 
@@ -63,6 +64,8 @@ MAX_ATTEMPTS = 8
 FIRST_WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 60.0
 TEMPORARY_STATUSES = {408, 409, 412, 425, 429}
+# Connections that drop, and the page of a gateway where JSON is expected.
+TEMPORARY_ERRORS = (httpx.TransportError, ConnectionError, json.JSONDecodeError)
 
 Answer = TypeVar("Answer")
 
@@ -234,7 +237,10 @@ def call_hub(action: str, function: Callable[..., Answer], *args: Any, **kwargs:
     for attempt in range(MAX_ATTEMPTS):
         try:
             return function(*args, **kwargs)
-        except (HfHubHTTPError, httpx.HTTPError, OSError, RuntimeError) as error:
+        except LocalTokenNotFoundError as error:
+            raise AccessError(describe_refusal(action, 401)) from error
+        # Uploads wrap errors of the connection in a RuntimeError. A card that the Hub does not accept is a ValueError.
+        except (HfHubHTTPError, httpx.HTTPError, OSError, RuntimeError, ValueError) as error:
             failure = error
         response = next(
             (cause.response for cause in iterate_causes(failure) if getattr(cause, "response", None) is not None), None
@@ -242,10 +248,8 @@ def call_hub(action: str, function: Callable[..., Answer], *args: Any, **kwargs:
         status = None if response is None else response.status_code
         if status in (401, 403):
             raise AccessError(describe_refusal(action, status)) from failure
-        is_connection = any(
-            isinstance(cause, (httpx.TransportError, ConnectionError)) for cause in iterate_causes(failure)
-        )
-        if not is_connection and (status is None or (status < 500 and status not in TEMPORARY_STATUSES)):
+        may_pass = any(isinstance(cause, TEMPORARY_ERRORS) for cause in iterate_causes(failure))
+        if not may_pass and (status is None or (status < 500 and status not in TEMPORARY_STATUSES)):
             raise PushError(f"{action} failed: {describe(failure)}") from failure
         seconds = min(FIRST_WAIT_SECONDS * 2**attempt, LONGEST_WAIT_SECONDS)
         retry_after = "" if response is None else response.headers.get("Retry-After", "")
@@ -260,10 +264,10 @@ def call_hub(action: str, function: Callable[..., Answer], *args: Any, **kwargs:
 
 
 def describe(error: BaseException) -> str:
-    """The first line of what is known of an error, without addresses that may be signed."""
-    causes = list(iterate_causes(error))
-    text = " ".join(str(cause) for cause in causes).strip()
-    return next((line for line in text.splitlines() if line), type(error).__name__)
+    """An error and its causes in one line, with addresses that may be signed cut at their query."""
+    lines = [str(cause).strip().partition("\n")[0] for cause in iterate_causes(error)]
+    text = ": ".join(dict.fromkeys(line for line in lines if line)) or type(error).__name__
+    return re.sub(r"\?\S+", "", text)
 
 
 def describe_refusal(action: str, status: int) -> str:
@@ -289,7 +293,7 @@ def find_differences(manifest: list[ManifestEntry], remote: dict[str, RepoFile])
 
 
 def upload_differences(
-    api: HfApi, repo_id: str, folder: Path, manifest: list[ManifestEntry], tag: str
+    api: HfApi, repo_id: str, folder: Path, manifest: list[ManifestEntry], title: str
 ) -> tuple[str, list[ManifestEntry]]:
     """
     Brings a repository's main branch to the contents of a folder in one commit, of what differs; in none, if nothing
@@ -312,7 +316,7 @@ def upload_differences(
     commit = api.create_commit(
         repo_id,
         [CommitOperationAdd(path_in_repo=entry.path, path_or_fileobj=folder / entry.path) for entry in differences],
-        commit_message=f"Upload the converted checkpoint ({tag})",
+        commit_message=title,
         # Fails if another commit came in between, after which the differences are others.
         parent_commit=head,
     )
@@ -323,10 +327,15 @@ def upload_differences(
 
 
 def push_folder(
-    api: HfApi, folder: Path, repo_id: str, manifest: list[ManifestEntry], tag: str, private: bool = False
+    api: HfApi,
+    folder: Path,
+    repo_id: str,
+    manifest: list[ManifestEntry],
+    tag: str | None = None,
+    private: bool = False,
 ) -> list[ManifestEntry]:
     """
-    Makes a repository with the contents of a folder under a tag, as far as it is not there.
+    Makes a repository with the contents of a folder, under a tag if one is given, as far as it is not there.
 
     Returns:
         What was uploaded.
@@ -336,8 +345,8 @@ def push_folder(
     """
     if not call_hub(f"Reading {repo_id}", api.repo_exists, repo_id):
         call_hub(f"Creating {repo_id}", api.create_repo, repo_id, private=private, exist_ok=True)
-    tags = {ref.name for ref in call_hub(f"Reading {repo_id}", api.list_repo_refs, repo_id).tags}
-    if tag in tags:
+    tags = call_hub(f"Reading {repo_id}", api.list_repo_refs, repo_id).tags
+    if tag is not None and tag in {reference.name for reference in tags}:
         remote = call_hub(f"Reading {repo_id}", list_remote_files, api, repo_id, tag)
         different = [entry.path for entry in find_differences(manifest, remote)]
         if different:
@@ -346,9 +355,11 @@ def push_folder(
                 "is; pass --tag with a new one."
             )
         return []
-    commit, uploaded = call_hub(f"Uploading {repo_id}", upload_differences, api, repo_id, folder, manifest, tag)
-    # Last of all, so that what has the tag is complete.
-    call_hub(f"Tagging {repo_id}", api.create_tag, repo_id, tag=tag, revision=commit, exist_ok=True)
+    title = "Upload the converted checkpoint" + (f" ({tag})" if tag else "")
+    commit, uploaded = call_hub(f"Uploading {repo_id}", upload_differences, api, repo_id, folder, manifest, title)
+    if tag is not None:
+        # Last of all, so that what has the tag is complete.
+        call_hub(f"Tagging {repo_id}", api.create_tag, repo_id, tag=tag, revision=commit, exist_ok=True)
     return uploaded
 
 
@@ -436,7 +447,7 @@ def push_released(
         lock.acquire()
     except Timeout as error:
         raise PushError(f"Another push is at work in {work_dir}. Wait for it, or pass another --work_dir.") from error
-    with lock:
+    try:
         if not dry_run:
             # Before the first download.
             call_hub("Logging in", api.whoami)
@@ -454,6 +465,16 @@ def push_released(
                 yield Outcome(repo_id, manifest, [], str(error))
             else:
                 yield Outcome(repo_id, manifest, uploaded)
+    finally:
+        lock.release()
 
 
-__all__ = ["AccessError", "Outcome", "PushError", "format_manifest", "push_folder", "push_released"]
+__all__ = [
+    "AccessError",
+    "Outcome",
+    "PushError",
+    "format_manifest",
+    "make_manifest",
+    "push_folder",
+    "push_released",
+]

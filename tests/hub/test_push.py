@@ -1,0 +1,476 @@
+"""
+The push ends with the same contents on the Hub whatever happens to it on the way, and uploads nothing twice. The real
+client speaks to a server on the loopback interface.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import HfApi, ModelCard
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+
+from segmenter_hf.conversion.released import find_released
+from segmenter_hf.hub import push
+from segmenter_hf.hub.push import AccessError, PushError, make_manifest, push_released
+from tests.common import CODE_FILES, REPOSITORY, run_python
+from tests.conversion.encoder_checkpoints import make_augreg_arrays
+from tests.conversion.original_checkpoints import make_original_checkpoint
+from tests.hub.hub_server import Fault, HubServer, client_environment, prepare_client
+
+
+RESULTS_DIR = REPOSITORY / "model_cards" / "results"
+# A mask transformer, a linear decoder and an encoder. Their files have no known checksum, so that small ones do.
+NAMES = ("ade20k/seg_tiny_mask", "ade20k/seg_base_patch8", "vit_tiny_patch16_384")
+ROWS = [find_released(name) for name in NAMES]
+REPOS = [f"lab/{row.repo_name}" for row in ROWS]
+MODEL_FILES = CODE_FILES | {"LICENSE", "README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def downloads(tmp_path_factory) -> Path:
+    """The cache of downloads, with small checkpoints in the place of the released ones."""
+    folder = tmp_path_factory.mktemp("downloads")
+    make_original_checkpoint().write(folder / ROWS[0].repo_name)
+    make_original_checkpoint(decoder="linear", patch_size=8, image_size=(32, 32)).write(folder / ROWS[1].repo_name)
+    (folder / ROWS[2].repo_name).mkdir()
+    with (folder / ROWS[2].repo_name / ROWS[2].files[0].name).open("wb") as file:
+        np.savez(file, **make_augreg_arrays())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def assembled(downloads, tmp_path_factory) -> Path:
+    """A work folder in which everything was made and verified."""
+    folder = tmp_path_factory.mktemp("assembled")
+    outcomes = list(push_released(ROWS, "lab", RESULTS_DIR, work_dir=folder, cache_dir=downloads, dry_run=True))
+    assert [outcome.error for outcome in outcomes] == [None] * 3
+    return folder
+
+
+@pytest.fixture
+def work_dir(assembled, tmp_path) -> Path:
+    return Path(shutil.copytree(assembled, tmp_path / "work"))
+
+
+@pytest.fixture
+def server():
+    with HubServer(organizations=("lab",)) as server:
+        yield server
+
+
+@pytest.fixture
+def waits(monkeypatch) -> list[float]:
+    """Nobody waits: the seconds that the push would have, and those of the client itself, are kept here."""
+    waits = prepare_client(monkeypatch)
+    monkeypatch.setattr(push, "sleep", waits.append)
+    return waits
+
+
+@pytest.fixture
+def push_here(server, work_dir, downloads, waits):
+    """Pushes from this process."""
+
+    def run(rows=ROWS, token: str | None = "hf_write", **settings) -> list[push.Outcome]:
+        api = HfApi(endpoint=server.endpoint, token=token)
+        settings = {"work_dir": work_dir, "cache_dir": downloads, **settings}
+        return list(push_released(rows, "lab", RESULTS_DIR, api=api, **settings))
+
+    return run
+
+
+def start_script(
+    server, *arguments, cwd: Path, token: str | None = "hf_write", script: str = "push_all_to_hub.py"
+) -> subprocess.Popen:
+    """Starts a script as a user does."""
+    environment = client_environment(server.endpoint, token, cwd / "hf_home") | {"PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, REPOSITORY / "scripts" / script, *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=cwd, env=environment, **pipes)
+
+
+def finish(process: subprocess.Popen) -> subprocess.CompletedProcess:
+    stdout, stderr = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def state(server) -> dict:
+    """What users find on the Hub."""
+    repositories = {
+        repo_id: {
+            "main": server.files(repo_id),
+            "tags": {tag: server.files(repo_id, tag) for tag in repository.tags},
+            "titles": [commit.title for commit in server.commits(repo_id)],
+        }
+        for repo_id, repository in server.hub.repositories.items()
+    }
+    collections = sorted(
+        (collection["title"], [item["id"] for item in collection["items"]])
+        for collection in server.hub.collections.values()
+    )
+    return {"repositories": repositories, "collections": collections}
+
+
+@pytest.fixture(scope="module")
+def expected_state(assembled, downloads, tmp_path_factory) -> dict:
+    """What an undisturbed push ends with."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    shutil.copytree(assembled, folder / "work")
+    with HubServer(organizations=("lab",)) as server, pytest.MonkeyPatch.context() as monkeypatch:
+        prepare_client(monkeypatch)
+        api = HfApi(endpoint=server.endpoint, token="hf_write")
+        settings = {"work_dir": folder / "work", "cache_dir": downloads, "api": api}
+        outcomes = list(push_released(ROWS, "lab", RESULTS_DIR, **settings))
+        assert [outcome.error for outcome in outcomes] == [None] * 3
+        assert set(server.uploads.values()) == {
+            (folder / "work" / repo_id / "model.safetensors").stat().st_size for repo_id in REPOS
+        }
+        return state(server)
+
+
+def writes(server) -> list[str]:
+    """The requests that ask for a change."""
+    reading = ("GET", "HEAD")
+    return [f"{request.method} {request.path}" for request in server.requests if request.method not in reading]
+
+
+def test_contents(expected_state, assembled):
+    assert set(expected_state["repositories"]) == set(REPOS)
+    for row, repo_id in zip(ROWS, REPOS, strict=True):
+        repository = expected_state["repositories"][repo_id]
+        assert repository["main"].keys() - {".gitattributes"} == MODEL_FILES
+        assert repository["tags"] == {"v1.0": repository["main"]}
+        assert repository["titles"] == ["initial commit", "Upload the converted checkpoint (v1.0)"]
+        for entry in make_manifest(assembled / repo_id):
+            assert repository["main"][entry.path] == (assembled / repo_id / entry.path).read_bytes()
+        card = ModelCard(repository["main"]["README.md"].decode())
+        assert card.data.license == row.licence
+        assert f'"{repo_id}"' in card.text and 'revision = "v1.0"' in card.text
+        assert b"Copyright (c) 2021 Robin Strudel" in repository["main"]["LICENSE"] or row.licence != "mit"
+    assert expected_state["collections"] == [("Segmenter", REPOS[:2]), ("Segmenter encoders", REPOS[2:])]
+
+
+def test_second_push_changes_nothing(push_here, server):
+    assert all(outcome.uploaded for outcome in push_here())
+    before, number = state(server), len(server.requests)
+    assert [outcome.uploaded for outcome in push_here()] == [[], [], []]
+    assert state(server) == before
+    assert all(request.method in ("GET", "HEAD") for request in server.requests[number:])
+    assert len(server.requests) > number
+
+
+def test_assembled_folders_are_taken_again_until_something_changes(push_here, work_dir, server, monkeypatch):
+    stamps = {path: path.stat().st_mtime_ns for path in work_dir.rglob("*.json")}
+    push_here(dry_run=True)
+    assert {path: path.stat().st_mtime_ns for path in work_dir.rglob("*.json")} == stamps
+    # A file that is not what was verified.
+    folder = work_dir / REPOS[0]
+    (folder / "README.md").write_text("# Mine\n")
+    (outcome,) = push_here(ROWS[:1], dry_run=True)
+    assert "# Seg-T-Mask/16" in (folder / "README.md").read_text()
+    assert outcome.manifest == make_manifest(folder)
+    # Another tag is in the card.
+    push_here(ROWS[:1], dry_run=True, tag="v2.0")
+    assert 'revision = "v2.0"' in (folder / "README.md").read_text()
+    assert server.requests == []
+
+
+def test_what_does_not_load_as_converted_is_not_pushed(push_here, work_dir, server, monkeypatch):
+    shutil.rmtree(work_dir)
+    convert = push.convert_released
+
+    def convert_wrongly(*arguments, **settings):
+        model = convert(*arguments, **settings)
+        with torch.no_grad():
+            model.get_parameter("decoder.mask_norm.bias" if hasattr(model, "decoder") else "layernorm.bias").add_(1)
+        return model
+
+    monkeypatch.setattr(push, "convert_released", convert_wrongly)
+    (outcome,) = push_here(ROWS[:1])
+    assert "does not load as what was converted. It differs in: weights, outputs" in outcome.error
+    assert server.hub.repositories == {}
+
+
+WRITE_REQUESTS = [
+    "POST /api/repos/create",
+    "POST /api/validate-yaml",
+    "POST .*/preupload/",
+    "POST .*/info/lfs/objects/batch",
+    "PUT ",
+    "POST .*/commit/main",
+    "POST .*/tag/",
+    "POST /api/collections$",
+    "POST /api/collections/.*/items",
+]
+READ_REQUESTS = ["GET /api/whoami", "GET .*/tree/", "GET .*/refs", "GET /api/collections", "GET /api/models/"]
+
+
+FAULTS = {
+    "429": {"status": 429, "retry_after": 7, "times": 2},
+    "503": {"status": 503, "times": 3},
+    "500": {"status": 500, "body": b"<html>Oops</html>"},
+    "504-done": {"status": 504, "takes_effect": True},
+    "page": {"status": 200, "body": b"<html>Back soon</html>"},
+    "cut-answer": {"cut_after": 0},
+    "cut-request": {"cut_request_after": 0},
+}
+# Whose answers nobody reads: a page in their place is not seen.
+WITHOUT_ANSWER = ("PUT ", "POST .*/tag/")
+
+
+@pytest.mark.parametrize(
+    ("match", "fault"),
+    [
+        pytest.param(match, fault, id=f"{name} {match}")
+        for match in WRITE_REQUESTS + READ_REQUESTS
+        for name, fault in FAULTS.items()
+        if not (name == "page" and match in WITHOUT_ANSWER)
+    ],
+)
+def test_what_may_pass_is_tried_again(match, fault, push_here, server, waits, expected_state):
+    server.faults.append(Fault(match, **fault))
+    outcomes = push_here()
+    assert [outcome.error for outcome in outcomes] == [None] * 3
+    assert state(server) == expected_state
+    assert not any(fault.times for fault in server.faults)
+    if fault.get("retry_after") and match.startswith("POST /api"):
+        assert max(waits) >= 7
+    if match != "PUT ":
+        # Once was enough for the weights, whatever happened to what came before and after.
+        assert set(server.uploads.values()) == {
+            len(repository["main"]["model.safetensors"]) for repository in expected_state["repositories"].values()
+        }
+
+
+def test_connection_that_is_cut_in_the_middle_of_weights(push_here, server, expected_state):
+    server.faults.append(Fault("PUT ", cut_request_after=100_000, times=2))
+    assert [outcome.error for outcome in push_here()] == [None] * 3
+    assert state(server) == expected_state
+
+
+def test_what_does_not_pass_ends_that_checkpoint_only(push_here, server, waits, expected_state):
+    server.faults.append(Fault(f"POST .*{REPOS[1]}/commit", status=503, times=None))
+    outcomes = push_here()
+    assert [outcome.error is None for outcome in outcomes] == [True, False, True]
+    assert f"Uploading {REPOS[1]} failed 8 times" in outcomes[1].error
+    assert waits
+    server.faults.clear()
+    assert [outcome.error for outcome in push_here()] == [None] * 3
+    # Only the order in which they came is another.
+    assert state(server)["repositories"] == expected_state["repositories"]
+    # The weights had been uploaded before the commit failed.
+    assert set(server.uploads.values()) == {
+        len(repository["main"]["model.safetensors"]) for repository in expected_state["repositories"].values()
+    }
+
+
+def test_checkpoint_that_cannot_be_converted_ends_itself_only(push_here, downloads, work_dir, tmp_path):
+    shutil.rmtree(work_dir)
+    broken = Path(shutil.copytree(downloads, tmp_path / "broken"))
+    os.truncate(broken / ROWS[0].repo_name / "checkpoint.pth", 1000)
+    outcomes = push_here(cache_dir=broken)
+    assert [outcome.error is None for outcome in outcomes] == [False, True, True]
+    assert "truncated" in outcomes[0].error
+
+
+@pytest.mark.parametrize(("token", "status"), [("hf_wrong", 401), ("hf_read", 403), (None, 401)])
+def test_token_that_is_not_accepted_stops_at_once(token, status, push_here, server, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with pytest.raises(AccessError, match=rf"refused \(status {status}\): .*token"):
+        push_here(token=token)
+    assert server.hub.repositories == {}
+    assert len(writes(server)) <= 1
+
+
+@pytest.mark.parametrize("match", ["POST .*/commit/main", "POST /api/collections/.*/items"])
+def test_access_that_is_lost_on_the_way_stops_at_once(match, push_here, server):
+    server.faults.append(Fault(match, status=403, times=None))
+    with pytest.raises(AccessError, match="status 403"):
+        push_here()
+    assert server.count(match) == 1
+    assert len(server.hub.repositories) == 1
+
+
+def test_tag_is_never_moved(push_here, server, work_dir):
+    push_here(ROWS[:1])
+    repository = server.hub.repositories[REPOS[0]]
+    tags = dict(repository.tags)
+    api = HfApi(endpoint=server.endpoint, token="hf_write")
+    # What is done on main later concerns nobody who pins the tag.
+    api.upload_file(path_or_fileobj=b"# Better\n", path_in_repo="README.md", repo_id=REPOS[0])
+    (outcome,) = push_here(ROWS[:1])
+    assert (outcome.error, outcome.uploaded) == (None, [])
+    assert server.files(REPOS[0])["README.md"] == b"# Better\n"
+
+    stamp = work_dir / f"{REPOS[0]}.json"
+    verified = json.loads(stamp.read_text())
+    (work_dir / REPOS[0] / "LICENSE").write_text("Other terms\n")
+    verified["manifest"] = [push.asdict(entry) for entry in make_manifest(work_dir / REPOS[0])]
+    stamp.write_text(json.dumps(verified))
+    (outcome,) = push_here(ROWS[:1])
+    assert "has the tag v1.0 already, with other contents: ['LICENSE']" in outcome.error and "--tag" in outcome.error
+    assert repository.tags == tags
+    (outcome,) = push_here(ROWS[:1], tag="v1.1")
+    assert outcome.error is None
+    assert repository.tags.keys() == {"v1.0", "v1.1"} and repository.tags["v1.0"] == tags["v1.0"]
+    assert b'revision = "v1.1"' in server.files(REPOS[0], "v1.1")["README.md"]
+
+
+def test_files_of_others_are_left_alone(push_here, server, caplog):
+    api = HfApi(endpoint=server.endpoint, token="hf_write")
+    api.create_repo(REPOS[0])
+    api.upload_file(path_or_fileobj=b"mine", path_in_repo="notes.txt", repo_id=REPOS[0])
+    push_here(ROWS[:1])
+    assert server.files(REPOS[0])["notes.txt"] == b"mine"
+    assert server.files(REPOS[0]).keys() - {".gitattributes", "notes.txt"} == MODEL_FILES
+    assert "notes.txt" in caplog.text
+
+
+def test_two_pushes_do_not_share_a_folder(push_here, work_dir):
+    with push.FileLock(work_dir / ".lock"):
+        with pytest.raises(PushError, match="Another push is at work"):
+            push_here()
+
+
+# The script, in processes of its own
+
+
+def test_dry_run_lists_what_would_be_pushed(server, work_dir, downloads, tmp_path):
+    arguments = ["--org", "lab", "--only", *NAMES, "--dry_run", "--work_dir", work_dir, "--cache_dir", downloads]
+    result = finish(start_script(server, *arguments, cwd=tmp_path, token=None))
+    assert result.returncode == 0, result.stderr
+    for repo_id in REPOS:
+        for entry in make_manifest(work_dir / repo_id):
+            assert f"  {entry.sha256}  {entry.size:>13,}  {entry.path}\n" in result.stdout
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(("token", "status"), [("hf_secret_that_is_wrong", 401), ("hf_read", 403), (None, 401)])
+def test_refusal_is_one_line_without_the_token(token, status, server, work_dir, downloads, tmp_path):
+    arguments = ["--org", "lab", "--work_dir", work_dir, "--cache_dir", downloads]
+    result = finish(start_script(server, *arguments, "--only", *NAMES, cwd=tmp_path, token=token))
+    assert result.returncode == 2
+    (line,) = [line for line in result.stderr.splitlines() if "error" in line]
+    assert line.startswith("push_all_to_hub.py: error: ") and f"status {status}" in line
+    if token is not None:
+        assert token not in result.stdout + result.stderr
+        for path in (path for path in tmp_path.rglob("*") if path.is_file()):
+            assert token.encode() not in path.read_bytes(), path
+    assert server.hub.repositories == {}
+
+
+def test_conversion_that_is_pushed(server, tmp_path):
+    source = make_original_checkpoint().write(tmp_path / "source")
+    hub = ["--push_to_hub", "--repo_id", "lab/mine"]
+    for number_of_files in (7, 0):
+        arguments = [source, tmp_path / "converted", "--overwrite", *hub]
+        result = finish(start_script(server, *arguments, cwd=tmp_path, script="convert_checkpoint.py"))
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.splitlines()[-1] == f"lab/mine: {number_of_files} files uploaded"
+    files = server.files("lab/mine")
+    assert files.keys() - {".gitattributes"} == MODEL_FILES - {"README.md", "LICENSE"}
+    assert files["model.safetensors"] == (tmp_path / "converted" / "model.safetensors").read_bytes()
+    arguments = [source, tmp_path / "other", "--push_to_hub", "--repo_id", "lab/other"]
+    result = finish(start_script(server, *arguments, cwd=tmp_path, script="convert_checkpoint.py", token="hf_read"))
+    assert result.returncode == 2 and "status 403" in result.stderr
+
+
+LOAD = """
+import sys, torch
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline
+repo_id, output = sys.argv[1:]
+settings = {"revision": "v1.0", "trust_remote_code": True}
+model = AutoModelForSemanticSegmentation.from_pretrained(repo_id, **settings)
+image_processor = AutoImageProcessor.from_pretrained(repo_id, **settings)
+segmenter = pipeline("image-segmentation", model=repo_id, **settings)
+assert type(model).__module__.startswith("transformers_modules"), type(model)
+images = torch.arange(3 * 40 * 60, dtype=torch.uint8).view(3, 40, 60)
+with torch.no_grad():
+    outputs = model(**image_processor(images, return_tensors="pt"))
+torch.save({"logits": outputs.logits, "backends": image_processor.to_dict()["auto_map"]}, output)
+"""
+
+
+@pytest.mark.slow
+def test_pushed_repository_loads_without_the_package(push_here, server, work_dir, tmp_path):
+    push_here(ROWS[:1])
+    repo_id = REPOS[0]
+    environment = client_environment(server.endpoint, None, tmp_path / "hf_home")
+    run_python(LOAD, repo_id, tmp_path / "online.pt", cwd=tmp_path, with_package=False, environment=environment)
+    assert server.count(f"GET /{repo_id}/resolve/.*/model.safetensors") == 1
+    # Then from the cache, with no Hub to ask.
+    number = len(server.requests)
+    environment |= {"HF_HUB_OFFLINE": "1"}
+    run_python(LOAD, repo_id, tmp_path / "offline.pt", cwd=tmp_path, with_package=False, environment=environment)
+    assert len(server.requests) == number
+    online, offline = (torch.load(tmp_path / f"{name}.pt") for name in ("online", "offline"))
+    assert torch.equal(online["logits"], offline["logits"])
+    assert online["backends"]["AutoImageProcessor"].keys() == {"torchvision", "pil"}
+
+    # The values of the installed package.
+    model = AutoModelForSemanticSegmentation.from_pretrained(work_dir / repo_id)
+    image_processor = AutoImageProcessor.from_pretrained(work_dir / repo_id)
+    images = torch.arange(3 * 40 * 60, dtype=torch.uint8).view(3, 40, 60)
+    with torch.no_grad():
+        logits = model(**image_processor(images, return_tensors="pt")).logits
+    torch.testing.assert_close(online["logits"], logits, atol=1e-6, rtol=0)
+
+
+KILLS = [
+    ("POST /api/repos/create", "effect"),
+    ("POST .*/info/lfs/objects/batch", "effect"),
+    ("PUT ", "headers"),
+    ("PUT ", "effect"),
+    ("POST .*/commit/main", "body"),
+    ("POST .*/commit/main", "effect"),
+    ("POST .*/tag/", "body"),
+    ("POST /api/collections$", "effect"),
+    ("POST /api/collections/.*/items", "body"),
+]
+
+
+def kill_at(hold, server, arguments, cwd):
+    process = start_script(server, *arguments, cwd=cwd)
+    hold.wait()
+    process.kill()
+    process.communicate()
+    assert process.returncode == -9
+    # What had no effect yet has none later; what had, had it.
+    hold.drop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("match", "stage"), KILLS)
+def test_killed_push_continues(match, stage, server, work_dir, downloads, tmp_path, expected_state):
+    arguments = ["--org", "lab", "--only", *NAMES, "--work_dir", work_dir, "--cache_dir", downloads]
+    kill_at(server.hold(match, stage=stage), server, arguments, tmp_path)
+    result = finish(start_script(server, *arguments, cwd=tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert state(server) == expected_state
+    # What the Hub has is not uploaded again, weights of the killed upload included.
+    assert set(server.uploads.values()) == {
+        len(repository["main"]["model.safetensors"]) for repository in expected_state["repositories"].values()
+    }
+
+
+@pytest.mark.slow
+def test_push_that_is_killed_again_and_again(server, downloads, tmp_path, expected_state):
+    """At requests drawn by lot, from an empty work folder on."""
+    arguments = ["--org", "lab", "--only", *NAMES, "--work_dir", tmp_path / "work", "--cache_dir", downloads]
+    for nth in np.random.default_rng(0).integers(1, 25, size=4):
+        kill_at(server.hold(".*", nth=int(nth), stage="effect"), server, arguments, tmp_path)
+    result = finish(start_script(server, *arguments, cwd=tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert state(server) == expected_state
+    number = len(server.requests)
+    result = finish(start_script(server, *arguments, cwd=tmp_path))
+    assert result.stdout.count(": unchanged\n") == 3
+    assert all(request.method in ("GET", "HEAD") for request in server.requests[number:])
