@@ -70,6 +70,7 @@ print(json.dumps({
     assert Path(report["default_checkpoint"]) == package / "checkpoints" / "camvid"
     assert report["size"] == [64, 48]
     assert report["labels"] == 150
+    assert {path.name for path in (package / "hub" / "licences").iterdir()} == {"apache-2.0.txt", "mit.txt"}
 
 
 def test_version_and_licence_are_stated(installed):
