@@ -16,7 +16,7 @@ extras = {
     # Training with `Trainer`, which before 5.6.0 halves gradients when it accumulates two batches.
     "train": ["accelerate>=1.8.0", "datasets>=4.0.0", "transformers>=5.6.0"],
     # The protocols that the published figures were measured by.
-    "evaluate": ["datasets>=4.0.0"],
+    "evaluate": ["datasets>=4.0.0", "evaluate>=0.4.6"],
     # Checkpoints of other code bases. Downloads also take the HTTP client of huggingface_hub, whichever it depends on.
     "convert": ["filelock>=3.12", "pyyaml>=6.0"],
 }

@@ -20,7 +20,8 @@ it beneath a new decoder, to be trained. NAME is a released checkpoint (--list_r
 what an earlier run left, checked, and saved with the protocol of its published evaluation. Nothing in a file is
 executed.
 
-Cost: seconds, for reading and writing the weights once, and memory for at most twice their size.
+Cost: seconds, for reading and writing the weights once, and memory for at most twice their size, or for files of half
+precision twice what they have in float32.
 Result: OUTPUT_DIR with model.safetensors, config.json, preprocessor_config.json and the modelling code, which
 AutoModelForSemanticSegmentation and pipeline("image-segmentation") load; its outputs are those of the source within
 1e-4. A source that cannot be converted gives one line that says why and exit code 2, and leaves nothing behind.
@@ -35,8 +36,9 @@ from huggingface_hub import HfApi
 from segmenter_hf import SegmenterForSemanticSegmentation
 from segmenter_hf.conversion import ConversionError, EncoderOptions, convert_checkpoint, convert_released
 from segmenter_hf.conversion.formats import FORMATS
-from segmenter_hf.conversion.released import format_table
-from segmenter_hf.hub.push import PushError, make_manifest, push_folder
+from segmenter_hf.conversion.released import find_released, format_table
+from segmenter_hf.hub.push import PushError, make_manifest, push_folder, write_documents
+from segmenter_hf.hub.results import published_results
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -104,8 +106,7 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def main() -> int:
-    args = parse_arguments()
+def convert(args: argparse.Namespace):
     options = EncoderOptions(
         image_size=args.image_size,
         num_attention_heads=args.num_attention_heads,
@@ -113,14 +114,10 @@ def main() -> int:
         normalization=args.normalization,
     )
     settings = {"overwrite": args.overwrite, "format": args.format, "encoder_options": options}
-    try:
-        if args.released is None:
-            model = convert_checkpoint(args.source, args.output_dir, **settings)
-        else:
-            model = convert_released(args.released, args.output_dir, cache_dir=args.cache_dir, **settings)
-    except ConversionError as error:
-        print(f"convert_checkpoint.py: error: {error}", file=sys.stderr)
-        return 2
+    if args.released is None:
+        model = convert_checkpoint(args.source, args.output_dir, **settings)
+    else:
+        model = convert_released(args.released, args.output_dir, cache_dir=args.cache_dir, **settings)
 
     config = model.config
     if isinstance(model, SegmenterForSemanticSegmentation):
@@ -132,13 +129,28 @@ def main() -> int:
 
     if args.push_to_hub:
         folder = Path(args.output_dir)
-        try:
-            uploaded = push_folder(HfApi(), folder, args.repo_id, make_manifest(folder), private=args.private)
-        except PushError as error:
-            print(f"convert_checkpoint.py: error: {error}", file=sys.stderr)
-            return 2
+        if args.released is not None:
+            row = find_released(args.released)
+            write_documents(folder, row, args.repo_id, "main", published_results(row), model)
+        uploaded = push_folder(HfApi(), folder, args.repo_id, make_manifest(folder), private=args.private)
         print(f"{args.repo_id}: {len(uploaded)} files uploaded")
-    return 0
+
+
+def main() -> int:
+    args = parse_arguments()
+    try:
+        convert(args)
+        return 0
+    except (ConversionError, PushError) as error:
+        message = str(error)
+    except KeyboardInterrupt:
+        return 130
+    # What nobody thought of is still one line to the user, and to whoever reads the log of many conversions.
+    except Exception as error:
+        lines = str(error).strip().splitlines() or ["no message"]
+        message = f"unexpected {type(error).__name__}: {lines[0]}. Please report this."
+    print(f"convert_checkpoint.py: error: {message}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ them), kept, converted into as much again, and uploaded.
 Result: ORG has a repository for each checkpoint (`convert_checkpoint.py --list_released` names them), with weights,
 config, preprocessor settings, code and card, under a tag that the card pins; and a collection for each family. With
 --dry_run everything is made and verified on this machine, and listed, but nothing is pushed.
-Exit code: 0 if all is there, 1 if some checkpoints failed, 2 if the Hub does not accept the token.
+Exit code: 0 if all is there, 1 if some checkpoints failed, 2 if nothing can be done: a token that the Hub does not
+accept, say, or a name that is none.
 """
 
 import argparse
@@ -45,7 +46,9 @@ def main() -> int:
 
     failures = 0
     try:
-        rows = list(RELEASED.values()) if args.only is None else [find_released(name) for name in args.only]
+        # Each once, in the order of the table, which is that of the collections.
+        names = None if args.only is None else {find_released(name).name for name in args.only}
+        rows = [row for row in RELEASED.values() if names is None or row.name in names]
         outcomes = push_released(
             rows,
             args.org,
@@ -70,8 +73,14 @@ def main() -> int:
     except (ConversionError, PushError) as error:
         print(f"push_all_to_hub.py: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("push_all_to_hub.py: interrupted. Run it again to continue.", file=sys.stderr)
+        return 130
     if failures:
-        print(f"push_all_to_hub.py: {failures} of {len(rows)} failed. Run it again.", file=sys.stderr)
+        print(
+            f"push_all_to_hub.py: {failures} of {len(rows)} failed. Run it again when the reasons are mended.",
+            file=sys.stderr,
+        )
     return 1 if failures else 0
 
 

@@ -1,18 +1,19 @@
 """Converts a checkpoint of any format into a folder that `from_pretrained` loads."""
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-
-from safetensors import SafetensorError
 
 from ..image_processing_pil_segmenter import SegmenterImageProcessorPil
 from ..modeling_segmenter import SegmenterPreTrainedModel
 from .encoders import EncoderOptions
-from .errors import ConversionError
-from .formats import FORMATS, Converted, load, recognise
+from .errors import ConversionError, refuse_os_errors
+from .formats import FORMATS, Converted, check_no_options, load, recognise
 from .pretrained import TIMM_PREFIX, load_timm_model
-from .released import RELEASED, apply_protocol, fetch_released, find_released
+from .released import RELEASED, ReleasedCheckpoint, apply_protocol, fetch_released, find_released
+from .reporting import hide_progress_bars, hold_warnings, silence_libraries
 from .sources import read_source
 
 
@@ -25,7 +26,11 @@ def check_output_dir(output_dir: str | Path, overwrite: bool = False, source: st
         ConversionError: if `output_dir` is a file, or a folder that is not empty; with `overwrite`, if it holds no
             model that `save_pretrained` wrote, or contains the source.
     """
-    output_dir = Path(output_dir).resolve()
+    with refuse_os_errors(f"{output_dir} cannot be written"):
+        return _check_output_dir(Path(output_dir).resolve(), overwrite, source)
+
+
+def _check_output_dir(output_dir: Path, overwrite: bool, source: str | Path | None) -> Path:
     if not output_dir.exists():
         return output_dir
     if not output_dir.is_dir():
@@ -39,6 +44,42 @@ def check_output_dir(output_dir: str | Path, overwrite: bool = False, source: st
     if not (output_dir / "config.json").is_file():
         raise ConversionError(f"{output_dir} holds no config.json, so it is no model folder and is not overwritten.")
     return output_dir
+
+
+@contextlib.contextmanager
+def new_folder(output_dir: str | Path, overwrite: bool = False, source: str | Path | None = None) -> Iterator[Path]:
+    """
+    A folder to write into that gets the name `output_dir` when all is done. It is made at once, since there is no use
+    in converting what cannot be written; if anything fails, it and the parents that were made for it are removed.
+
+    Raises:
+        ConversionError: if the folder cannot be written, or contents of `output_dir` would be lost.
+    """
+    output_dir = check_output_dir(output_dir, overwrite, source)
+    problem = f"{output_dir} cannot be written"
+    with contextlib.ExitStack() as stack:
+        with refuse_os_errors(problem):
+            missing = [parent for parent in output_dir.parents if not parent.exists()]
+            undo = stack.enter_context(contextlib.ExitStack())
+            for parent in reversed(missing):
+                parent.mkdir(exist_ok=True)
+                undo.callback(_remove_if_empty, parent)
+            temporary = tempfile.TemporaryDirectory(prefix=".converting-", dir=output_dir.parent)
+            folder = Path(stack.enter_context(temporary))
+        # A folder inside, because temporary folders are readable by their owner only.
+        yield folder / "model"
+        with refuse_os_errors(problem):
+            # Again, since converting takes a while in which the folder may have been filled.
+            check_output_dir(output_dir, overwrite, source)
+            if output_dir.exists():
+                os.rename(output_dir, folder / "replaced")
+            os.rename(folder / "model", output_dir)
+        undo.pop_all()
+
+
+def _remove_if_empty(folder: Path):
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def convert_checkpoint(
@@ -71,9 +112,9 @@ def convert_checkpoint(
     Raises:
         ConversionError: if the source cannot be converted, or the output cannot be written, in one line.
     """
-    output_dir = check_output_dir(output_dir, overwrite, source)
-    model, image_processor = load_checkpoint(source, format, encoder_options)
-    save_checkpoint(model, image_processor, output_dir, overwrite, source)
+    with hold_warnings(), new_folder(output_dir, overwrite, source) as folder, silence_libraries():
+        model, image_processor = load_checkpoint(source, format, encoder_options)
+        save_checkpoint(model, image_processor, folder, output_dir)
     return model
 
 
@@ -97,11 +138,25 @@ def convert_released(
     """
     released = find_released(name)
     # Before a download of hours, not after it.
-    output_dir = check_output_dir(output_dir, overwrite)
-    source = fetch_released(released, cache_dir)
-    model, image_processor = load_checkpoint(source, format or released.source, encoder_options)
-    save_checkpoint(model, apply_protocol(image_processor, released), output_dir, overwrite, source)
+    check_released_options(released, format, encoder_options)
+    with hold_warnings(), new_folder(output_dir, overwrite) as folder:
+        source = fetch_released(released, cache_dir)
+        check_output_dir(output_dir, overwrite, source)
+        with silence_libraries():
+            model, image_processor = load_checkpoint(source, released.source, encoder_options)
+            save_checkpoint(model, apply_protocol(image_processor, released), folder, output_dir)
     return model
+
+
+def check_released_options(released: ReleasedCheckpoint, format: str | None, options: EncoderOptions | None):
+    """
+    Raises:
+        ConversionError: if what is asked for does not fit the released checkpoint.
+    """
+    if format not in (None, released.source):
+        raise ConversionError(f"{released.name} is of the format {released.source}, not {format}. Leave --format out.")
+    if not released.is_encoder:
+        check_no_options(released.name, released.source, options or EncoderOptions())
 
 
 def load_checkpoint(
@@ -117,7 +172,7 @@ def load_checkpoint(
         if format not in (None, "timm"):
             raise ConversionError(f"{source} names a model of timm, which is not of the format {format}.")
         return load_timm_model(str(source).removeprefix(TIMM_PREFIX), options)
-    if str(source) in RELEASED and not Path(source).exists():
+    if str(source) in RELEASED and not os.path.exists(source):
         raise ConversionError(
             f"{source} does not exist here. The released checkpoint of that name: --released {source}"
         )
@@ -126,31 +181,17 @@ def load_checkpoint(
 
 
 def save_checkpoint(
-    model: SegmenterPreTrainedModel,
-    image_processor: SegmenterImageProcessorPil,
-    output_dir: str | Path,
-    overwrite: bool = False,
-    source: str | Path | None = None,
+    model: SegmenterPreTrainedModel, image_processor: SegmenterImageProcessorPil, folder: Path, output_dir: str | Path
 ):
     """
-    Saves model and image processor into a folder that appears complete or not at all. See [`convert_checkpoint`] for
-    arguments and errors.
+    Saves model and image processor into a folder.
+
+    Raises:
+        ConversionError: if that fails, naming `output_dir`, the name that the folder is to have.
     """
-    output_dir = check_output_dir(output_dir, overwrite, source)
-    try:
-        output_dir.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{output_dir.name}-", dir=output_dir.parent) as folder:
-            # A folder inside, because temporary folders are readable by their owner only.
-            written = Path(folder) / "model"
-            model.save_pretrained(written)
-            image_processor.save_pretrained(written)
-            # Again, since converting takes a while in which the folder may have been filled.
-            check_output_dir(output_dir, overwrite, source)
-            if output_dir.exists():
-                os.rename(output_dir, Path(folder) / "replaced")
-            os.rename(written, output_dir)
-    except (OSError, SafetensorError) as error:
-        raise ConversionError(f"{output_dir} cannot be written: {error}.") from error
+    with refuse_os_errors(f"{output_dir} cannot be written"), hide_progress_bars():
+        model.save_pretrained(folder)
+        image_processor.save_pretrained(folder)
 
 
-__all__ = ["convert_checkpoint", "convert_released", "load_checkpoint", "save_checkpoint"]
+__all__ = ["convert_checkpoint", "convert_released", "load_checkpoint"]

@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 from huggingface_hub.utils import tqdm
 
 from .errors import ConversionError
+from .other_files import START_LENGTH, recognise_other_file
 
 
 try:  # The HTTP client of huggingface_hub, which changed its name.
@@ -47,8 +48,6 @@ LONGEST_WAIT_SECONDS = 60.0
 LONGEST_RETRY_AFTER_SECONDS = 300.0
 # Statuses that may pass: "request timeout", "too early" and "too many requests"; besides, all of 500 and above.
 TEMPORARY_STATUSES = (408, 425, 429)
-# How web pages begin, after blanks and a byte order mark. No checkpoint does: those are zip, pickle or text files.
-WEB_PAGE_STARTS = (b"<!doctype html", b"<html", b"<head")
 
 
 class Interrupted(Exception):
@@ -129,19 +128,19 @@ def without_secrets(url: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
-def is_web_page(start: bytes) -> bool:
-    """Whether a file that begins like this is what servers and hotel networks show instead of an answer."""
-    return start.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(WEB_PAGE_STARTS)
+def find_other_kind(start: bytes) -> str | None:
+    """What tells that a file that begins like this is not the expected one, as servers and hotel networks send."""
+    other = recognise_other_file(start)
+    return None if other is None else f"expected a checkpoint, got {other.kind}"
 
 
 def find_problem(path: Path, expected_size: int | None, sha256_prefix: str | None) -> str | None:
     """What tells that a file is not the expected one: expected and got in one clause, or `None` if nothing does."""
     with open(path, "rb") as file:
-        if is_web_page(file.read(512)):
-            return "expected a checkpoint, got a web page"
+        problem = find_other_kind(file.read(START_LENGTH))
+        if problem is not None:
+            return problem
         size = os.fstat(file.fileno()).st_size
-        if not size:
-            return "expected a checkpoint, got an empty file"
         if expected_size is not None and size != expected_size:
             return f"expected {expected_size} bytes, got {size}"
         if sha256_prefix is not None:
@@ -288,10 +287,8 @@ def start_anew(url: str, response: httpx.Response, partial: PartialFile, expecte
     """
     length = response.headers.get("Content-Length", "")
     total_size = int(length) if length.isdecimal() and not is_chunked(response) else None
-    problem = None
-    if is_web_page(start):
-        problem = "expected a checkpoint, got a web page"
-    elif expected_size is not None and total_size not in (None, expected_size):
+    problem = find_other_kind(start) if start else None
+    if problem is None and expected_size is not None and total_size not in (None, expected_size):
         problem = f"expected {expected_size} bytes, got {total_size}"
     if problem is not None:
         raise ConversionError(f"{url} is not the expected file: {problem}. It was not downloaded.")

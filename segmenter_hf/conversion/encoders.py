@@ -10,7 +10,7 @@ original implementation) compute the exact one, and so does what is converted he
 import copy
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +22,19 @@ from ..image_processing_pil_segmenter import SegmenterImageProcessorPil
 from ..modeling_segmenter import SegmenterModel
 from .errors import ConversionError
 from .original import NORMALIZATIONS
-from .safe_loading import LazyTensors, load_json
-from .settings import Settings
-from .sources import CONFIG_FILE, Source
-from .state_dict import StateDictConverter, architecture_of, build_model, check_dimensions, count_layers, list_names
+from .reporting import warn
+from .safe_loading import load_json
+from .settings import Settings, describe, is_number
+from .sources import CONFIG_FILE, Source, strip_prefix
+from .state_dict import (
+    StateDictConverter,
+    architecture_of,
+    build_model,
+    check_dimensions,
+    count_layers,
+    list_names,
+    make_config,
+)
 from .vision_transformer import MMSEGMENTATION_NAMES, TIMM_NAMES, FusedNames, move_encoder
 
 
@@ -45,12 +54,13 @@ WIDTHS_WITH_WIDER_HEADS = {1280: 16, 1408: 16, 1664: 16}
 # Images are resized until the short side is that of the window, or the long one this many times that, as for ADE20K.
 MAX_RATIO = 4
 
+# To which position embeddings are resized: 8192 x 8192 pixels in patches of 16, for which they take a gigabyte.
+MAX_PATCHES = 2**18
+
 # Files of vit_jax before it used Flax's linen hold the weights under this prefix, beside the optimizer's state.
 OPTIMIZER_PREFIX = "opt/target/"
 # Arguments of timm's VisionTransformer that change what it computes.
 UNSUPPORTED_TIMM_ARGUMENTS = ("act_layer", "attn_layer", "block_fn", "embed_layer", "mlp_layer", "norm_layer")
-# Of state dicts that were saved without unwrapping DistributedDataParallel.
-PARALLEL_PREFIX = "module."
 
 
 @dataclass(frozen=True)
@@ -99,18 +109,6 @@ class EncoderFacts:
     hidden_act: str = "gelu"
 
 
-def has_common_prefix(names: Iterable[str], prefix: str) -> bool:
-    names = list(names)
-    return bool(names) and all(name.startswith(prefix) for name in names)
-
-
-def strip_prefix(source: Source, prefix: str) -> Mapping[str, torch.Tensor]:
-    """The tensors whose names start with `prefix`, by the rest of their names, each read when it is asked for."""
-    state_dict = source.state_dict
-    names = [name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)]
-    return LazyTensors(source.file, names, lambda name: state_dict[prefix + name])
-
-
 def is_augreg(source: Source) -> bool:
     """Whether the names are those of a Vision Transformer in JAX, of which AugReg's are one kind."""
     return any(name == "embedding/kernel" or name.endswith("/embedding/kernel") for name in source.state_dict)
@@ -118,8 +116,7 @@ def is_augreg(source: Source) -> bool:
 
 def is_timm(source: Source) -> bool:
     """Whether the names are those of a transformer of timm or DeiT."""
-    name = f"{TIMM_NAMES.projection}.weight"
-    return source.has_names(name) or source.has_names(PARALLEL_PREFIX + name)
+    return source.has_names(f"{TIMM_NAMES.projection}.weight")
 
 
 def is_mmsegmentation_encoder(source: Source) -> bool:
@@ -271,12 +268,18 @@ def read_image_size(image_size: int | tuple[int, int], patch_size: int) -> tuple
     if len(size) != 2 or any(side < 1 or side % patch_size for side in size):
         raise ConversionError(
             f"--image_size must be a height and a width that are multiples of the patch size, {patch_size} pixels, "
-            f"got {' x '.join(map(str, size))}."
+            f"got {' x '.join(map(describe, size))}."
+        )
+    num_patches = math.prod(side // patch_size for side in size)
+    if num_patches > MAX_PATCHES:
+        raise ConversionError(
+            f"--image_size asks for position embeddings of {describe(num_patches)} patches; at most {MAX_PATCHES} are "
+            "made."
         )
     return size
 
 
-def make_config(architecture: dict[str, Any], facts: EncoderFacts, options: EncoderOptions) -> SegmenterConfig:
+def read_config(architecture: dict[str, Any], facts: EncoderFacts, options: EncoderOptions) -> SegmenterConfig:
     """
     The config of an encoder as it was trained, with the paper's rates of dropout and stochastic depth, which are the
     defaults, and the default decoder to come.
@@ -296,19 +299,17 @@ def make_config(architecture: dict[str, Any], facts: EncoderFacts, options: Enco
     if architecture["hidden_size"] % max(1, architecture["hidden_size"] // HEAD_DIM):
         values["decoder_num_attention_heads"] = num_attention_heads
     height, width = decide_trained_size(architecture, facts.image_size)
-    try:
-        return SegmenterConfig(
-            **values,
-            num_attention_heads=num_attention_heads,
-            image_size=height if height == width else (height, width),
-            layer_norm_eps=facts.layer_norm_eps,
-            hidden_act=facts.hidden_act,
-            position_embedding_interpolation=(
-                options.position_embedding_interpolation or facts.position_embedding_interpolation
-            ),
-        )
-    except ValueError as error:
-        raise ConversionError(f"The weights and options do not make a model: {error}") from error
+    return make_config(
+        "The weights and options do not make a model",
+        **values,
+        num_attention_heads=num_attention_heads,
+        image_size=height if height == width else (height, width),
+        layer_norm_eps=facts.layer_norm_eps,
+        hidden_act=facts.hidden_act,
+        position_embedding_interpolation=(
+            options.position_embedding_interpolation or facts.position_embedding_interpolation
+        ),
+    )
 
 
 @torch.no_grad()
@@ -356,7 +357,7 @@ def make_encoder(state_dict: dict[str, torch.Tensor], facts: EncoderFacts, optio
         raise ConversionError(
             f"--normalization must be one of {list_names(NORMALIZATIONS)}, got {options.normalization!r}."
         )
-    config = make_config(architecture_of(state_dict), facts, options)
+    config = read_config(architecture_of(state_dict), facts, options)
     state_dict = {name.removeprefix("segmenter."): tensor for name, tensor in state_dict.items()}
     model = build_model(config, state_dict, SegmenterModel)
     if options.image_size is not None:
@@ -367,11 +368,11 @@ def make_encoder(state_dict: dict[str, torch.Tensor], facts: EncoderFacts, optio
     if options.normalization is not None:
         normalization = NORMALIZATIONS[options.normalization]
     image_processor = make_image_processor(model.config, normalization)
-    # Last, so that an error is all that is heard of a source that is refused.
     if facts.normalization is None and options.normalization is None:
         mean, std = normalization
         other = "vit" if assumed == "deit" else "deit"
-        logger.warning(
+        warn(
+            logger,
             "The source does not say how images are normalized: mean %s and standard deviation %s are assumed. Pass "
             "--normalization %s if it was trained with mean %s and standard deviation %s.",
             *(mean, std, other, *NORMALIZATIONS[other]),
@@ -392,7 +393,7 @@ def read_normalization(settings: Settings, mean_field: str, std_field: str) -> N
         return None
     for field, values in ((mean_field, mean), (std_field, std)):
         is_triple = isinstance(values, (list, tuple)) and len(values) == 3
-        if not is_triple or not all(type(value) in (int, float) and math.isfinite(value) for value in values):
+        if not is_triple or not all(map(is_number, values)):
             raise settings.refuse(field, "three numbers", values)
     if min(std) <= 0:
         raise settings.refuse(std_field, "three positive numbers", std)
@@ -408,7 +409,7 @@ def load_augreg(source: Source, options: EncoderOptions) -> Encoder:
     """
     state_dict = source.state_dict
     if any(name.startswith(OPTIMIZER_PREFIX) for name in state_dict):
-        state_dict = strip_prefix(source, OPTIMIZER_PREFIX)
+        state_dict = strip_prefix(source.file, state_dict, OPTIMIZER_PREFIX)
     converted = convert_augreg(state_dict, source.path)
     # (hidden_size, num_heads, head_dim)
     query = state_dict["Transformer/encoderblock_0/MultiHeadDotProductAttention_1/query/kernel"]
@@ -439,8 +440,7 @@ def load_timm(source: Source, options: EncoderOptions) -> Encoder:
     Raises:
         ConversionError: if tensors are missing, left over or unreadable, or `options` do not fit them.
     """
-    is_parallel = has_common_prefix(source.state_dict, PARALLEL_PREFIX)
-    state_dict = strip_prefix(source, PARALLEL_PREFIX) if is_parallel else source.state_dict
+    state_dict = source.state_dict
     normalization = num_attention_heads = None
     settings = read_timm_config(source)
     if settings is not None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..image_processing_pil_segmenter import SegmenterImageProcessorPil
 from ..modeling_segmenter import SegmenterPreTrainedModel
@@ -18,6 +19,7 @@ from .errors import ConversionError
 from .mmsegmentation import is_mmsegmentation, load_mmsegmentation
 from .original import is_original, load_original
 from .pretrained import is_transformers, load_transformers
+from .settings import describe
 from .sources import Source
 from .state_dict import list_names
 
@@ -69,7 +71,8 @@ def recognise(source: Source) -> Format:
     if source.state_dict:
         holds = f"entries named {list_names(source.state_dict)}"
     elif isinstance(source.contents, Mapping):
-        holds = f"{list_names(map(str, source.contents))}, and no state dict"
+        names = [name if isinstance(name, str) else describe(name) for name in source.unwrapped or source.contents]
+        holds = f"{list_names(names)}, and no state dict, whose keys would all be names of tensors"
     else:
         holds = f"an object of type {type(source.contents).__name__}"
     raise ConversionError(
@@ -92,12 +95,20 @@ def load(source: Source, format: Format, options: EncoderOptions) -> Converted:
         )
     if format.is_encoder:
         return format.load(source, options)
-    if options != EncoderOptions():
-        raise ConversionError(
-            f"{source.path} holds a whole model (format {format.name}), which says itself what its image size, "
-            "attention heads, interpolation and normalisation are. These options are for encoders."
-        )
+    check_no_options(source.path, format.name, options)
     return format.load(source)
 
 
-__all__ = ["FORMATS", "Converted", "Format", "load", "recognise"]
+def check_no_options(name: Any, format_name: str, options: EncoderOptions):
+    """
+    Raises:
+        ConversionError: if there are options for an encoder, where `name` is a whole model.
+    """
+    if options != EncoderOptions():
+        raise ConversionError(
+            f"{name} holds a whole model (format {format_name}), which says itself what its image size, attention "
+            "heads, interpolation and normalisation are. These options are for encoders."
+        )
+
+
+__all__ = ["FORMATS", "Converted", "Format", "check_no_options", "load", "recognise"]

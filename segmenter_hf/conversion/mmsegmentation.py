@@ -21,6 +21,8 @@ from .mmsegmentation_config import (
     read_labels,
     read_normalization,
 )
+from .reporting import warn
+from .settings import describe
 from .sources import Source
 from .state_dict import StateDictConverter, architecture_of, build_model, check_dimensions, list_names
 from .vision_transformer import MMSEGMENTATION_NAMES, move_encoder, move_layers
@@ -98,20 +100,21 @@ def load_mmsegmentation(source: Source) -> tuple[SegmenterForSemanticSegmentatio
         image_mean, image_std = image_mean[::-1], image_std[::-1]
     image_processor = read_image_processor(source, settings, config, image_mean, image_std)
     model = build_model(config, state_dict)
-    # Last, so that an error is all that is heard of a source that is refused.
     unrepeated = list_unrepeated(settings)
     if unrepeated:
-        logger.warning(
+        warn(
+            logger,
             "The image processor does not do all that MMSegmentation does to this checkpoint's images in tests. "
             "Results differ for images that this changes: %s.",
             list_names(unrepeated),
         )
     if read_labels(source, settings, config.num_labels)[0] is None:
-        logger.warning(
-            "The names of the %d labels are not known (`dataset_type` is %r), so they are called LABEL_0 to LABEL_%d. "
+        warn(
+            logger,
+            "The names of the %d labels are not known (`dataset_type` is %s), so they are called LABEL_0 to LABEL_%d. "
             "Set `id2label` and `label2id` in config.json to name them.",
             config.num_labels,
-            settings.get_text("dataset_type"),
+            describe(settings.get_text("dataset_type")),
             config.num_labels - 1,
         )
     return model, image_processor

@@ -3,8 +3,6 @@ What the configs of MMSegmentation say about a Segmenter. Releases 0.x and 1.x p
 defaults what is the same in the configs that they come with (configs/segmenter).
 """
 
-import math
-import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,10 +11,12 @@ from transformers.image_utils import PILImageResampling
 from ..configuration_segmenter import POSITION_EMBEDDING_INTERPOLATIONS, SegmenterConfig
 from ..data.labels import load_label_set
 from ..image_processing_pil_segmenter import SegmenterImageProcessorPil
-from .errors import ConversionError
-from .python_config import parse_python_config
-from .settings import Settings, describe_differences
+from .errors import ConversionError, refuse_os_errors
+from .python_config import MAX_CONFIG_LENGTH, parse_python_config
+from .safe_loading import read_bytes
+from .settings import Settings, describe, describe_differences, is_count, is_number
 from .sources import Source
+from .state_dict import make_config
 
 
 CONFIG_FILE = "config.py"
@@ -99,10 +99,8 @@ def read_config_text(source: Source) -> Settings:
             f"{source.file} holds no text of its config. Put the config that training wrote into its work_dir beside "
             f"it, as {CONFIG_FILE}."
         )
-    try:
-        text = files[0].read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConversionError(f"{files[0]} cannot be read: {error}.") from error
+    with refuse_os_errors(f"{files[0]} cannot be read"):
+        text = read_bytes(files[0], MAX_CONFIG_LENGTH).decode()
     return Settings(parse_python_config(text, str(files[0])), files[0].name)
 
 
@@ -138,7 +136,8 @@ def check_model(settings: Settings):
         name = get_type(settings, field)
         if name not in types:
             raise ConversionError(
-                f"{settings.name} is no Segmenter's: `{field}.type` must be {' or '.join(types)}, got {name!r}."
+                f"{settings.name} is no Segmenter's: `{field}.type` must be {' or '.join(types)}, got "
+                f"{describe(name)}."
             )
     is_mask_transformer = get_type(settings, "model.decode_head") == "SegmenterMaskTransformerHead"
     for field, expected in [*REQUIRED_VALUES, *(REQUIRED_OF_MASK_TRANSFORMER if is_mask_transformer else [])]:
@@ -213,8 +212,8 @@ def check_decoder_input(settings: Settings, num_layers: int):
     if last not in outputs or index not in (None, -1, outputs.index(last)):
         raise ConversionError(
             f"{settings.name} is no Segmenter's: of the backbone's outputs (`model.backbone.out_indices` "
-            f"{reprlib.repr(indices)}) the decoder must take that of the last layer, {last}, and "
-            f"`model.decode_head.in_index` is {reprlib.repr(index)}."
+            f"{describe(indices)}) the decoder must take that of the last layer, {last}, and "
+            f"`model.decode_head.in_index` is {describe(index)}."
         )
 
 
@@ -342,10 +341,7 @@ def read_config(source: Source, settings: Settings, architecture: dict[str, Any]
         "layer_norm_eps": get_eps("backbone"),
         "position_embedding_interpolation": interpolation,
     }
-    try:
-        return SegmenterConfig(**values)
-    except ValueError as error:
-        raise ConversionError(f"{settings.name} and the weights do not make a model: {error}") from error
+    return make_config(f"{settings.name} and the weights do not make a model", **values)
 
 
 def list_transforms(settings: Settings, pipelines: tuple[str, ...] = TEST_PIPELINES) -> dict[str, dict[str, Any]]:
@@ -397,7 +393,7 @@ def read_size(settings: Settings) -> dict[str, int] | None:
     elif field == "scale" and isinstance(scale, int):
         scale = scale, scale
     is_size = isinstance(scale, (list, tuple)) and len(scale) == 2
-    if not is_size or not all(type(side) is int and side > 0 for side in scale):
+    if not is_size or not all(map(is_count, scale)):
         raise settings.refuse(f"{field}` of the test pipeline's `Resize", "one width and height in pixels", scale)
     if resize.get("keep_ratio", is_release_0):
         return {"shortest_edge": min(scale), "longest_edge": max(scale)}
@@ -431,7 +427,7 @@ def read_normalization(settings: Settings) -> tuple[list[float], list[float], bo
             mean, std = values["mean"], values["std"]
             for name, channels in (("mean", mean), ("std", std)):
                 is_list = isinstance(channels, (list, tuple)) and len(channels) == 3
-                if not is_list or not all(type(value) in (int, float) and math.isfinite(value) for value in channels):
+                if not is_list or not all(map(is_number, channels)):
                     raise settings.refuse(name, "a number for each of three channels", channels)
             if min(std) <= 0:
                 raise settings.refuse("std", "greater than 0", std)

@@ -22,10 +22,11 @@ from ..data.labels import load_label_set
 from ..image_processing_pil_segmenter import SegmenterImageProcessorPil
 from ..modeling_segmenter import SegmenterForSemanticSegmentation
 from .errors import ConversionError
+from .reporting import warn
 from .safe_loading import load_yaml
-from .settings import Settings, describe_differences
+from .settings import Settings, describe, describe_differences
 from .sources import Source
-from .state_dict import StateDictConverter, architecture_of, build_model, list_names
+from .state_dict import StateDictConverter, architecture_of, build_model, list_names, make_config
 from .vision_transformer import TIMM_NAMES, move_encoder, move_layers
 
 
@@ -216,17 +217,15 @@ def read_config(variant: Settings, architecture: dict[str, Any]) -> SegmenterCon
     values.update({"num_labels": num_labels} if id2label is None else {"id2label": id2label})
     height, width = read_image_size(variant, architecture)
     num_attention_heads = variant.require_count("net_kwargs.n_heads")
-    try:
-        return SegmenterConfig(
-            **values,
-            num_attention_heads=num_attention_heads,
-            image_size=height if height == width else (height, width),
-            layer_norm_eps=LAYER_NORM_EPS,
-            decoder_layer_norm_eps=LAYER_NORM_EPS,
-            position_embedding_interpolation="bilinear",
-        )
-    except ValueError as error:
-        raise ConversionError(f"{VARIANT_FILE} and the weights do not make a model: {error}") from error
+    return make_config(
+        f"{VARIANT_FILE} and the weights do not make a model",
+        **values,
+        num_attention_heads=num_attention_heads,
+        image_size=height if height == width else (height, width),
+        layer_norm_eps=LAYER_NORM_EPS,
+        decoder_layer_norm_eps=LAYER_NORM_EPS,
+        position_embedding_interpolation="bilinear",
+    )
 
 
 def read_normalization(variant: Settings, distilled: bool) -> tuple[list[float], list[float]]:
@@ -303,17 +302,18 @@ def load_original(source: Source) -> tuple[SegmenterForSemanticSegmentation, Seg
     variant = Settings(load_yaml(variant_file), VARIANT_FILE)
     state_dict = convert_state_dict(source.state_dict)
     architecture = architecture_of(state_dict)
-    check_agreement(variant, architecture, source.contents.get("n_cls"))
+    contents = Settings({"n_cls": source.contents.get("n_cls")}, source.file.name)
+    check_agreement(variant, architecture, contents.get_count("n_cls"))
     config = read_config(variant, architecture)
     image_processor = read_image_processor(variant, config)
     model = build_model(config, state_dict)
-    # Last, so that an error is all that is heard of a source that is refused.
     if read_label_names(variant, config.num_labels) is None:
-        logger.warning(
-            "The names of the %d labels are not known (`dataset_kwargs.dataset` is %r), so they are called LABEL_0 to "
+        warn(
+            logger,
+            "The names of the %d labels are not known (`dataset_kwargs.dataset` is %s), so they are called LABEL_0 to "
             "LABEL_%d. Set `id2label` and `label2id` in config.json to name them.",
             config.num_labels,
-            variant.get_text("dataset_kwargs.dataset"),
+            describe(variant.get_text("dataset_kwargs.dataset")),
             config.num_labels - 1,
         )
     return model, image_processor

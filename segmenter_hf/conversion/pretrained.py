@@ -1,14 +1,12 @@
 """Encoders that other libraries load: folders of transformers' ViT and DeiT, and models of timm by their names."""
 
-import logging
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from transformers.utils import logging as transformers_logging
+from transformers.activations import ACT2FN
 
 from .encoders import (
     TIMM_NAMES,
@@ -21,10 +19,11 @@ from .encoders import (
     read_normalization,
 )
 from .errors import ConversionError
-from .safe_loading import load_json, load_torch_file
-from .settings import Settings
-from .sources import CONFIG_FILE, Source
-from .state_dict import StateDictConverter, count_layers, list_names
+from .reporting import silence_libraries
+from .safe_loading import LazyTensors, load_json, load_weights
+from .settings import Settings, describe, describe_differences
+from .sources import CONFIG_FILE, TRANSFORMERS_FILES, Source
+from .state_dict import StateDictConverter, architecture_of, count_layers, list_names
 
 
 # What stands before the name of a timm model where a source is asked for.
@@ -33,10 +32,15 @@ TIMM_PREFIX = "timm:"
 TIMM_MODULES = ("vision_transformer", "deit")
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
-TRANSFORMERS_MODELS = {"vit": "ViTModel", "deit": "DeiTModel"}
+TRANSFORMERS_MODELS = ("vit", "deit")
+# Defaults of transformers' ViTConfig and DeiTConfig, of what the weights do not show.
+NUM_ATTENTION_HEADS = 12
+IMAGE_SIZE = (224, 224)
+LAYER_NORM_EPS = 1e-12
+HIDDEN_ACT = "gelu"
 
-# transformers 5.4, the oldest release that this package runs on, names the parts of a layer as in the keys here. Later
-# releases took the names on the right, which are ours, too. Files hold the older ones to this day.
+# Files have the names in the keys here to this day; in memory, releases of transformers after 5.4 have those on the
+# right, which are ours.
 OLDER_LAYER_NAMES = {
     "layernorm_before": "layernorm_before",
     "attention.attention.query": "attention.q_proj",
@@ -57,73 +61,84 @@ def is_transformers(source: Source) -> bool:
     return source.file.name == CONFIG_FILE and isinstance(source.contents, Mapping) and "model_type" in source.contents
 
 
-@contextmanager
-def silence_transformers() -> Iterator[None]:
-    """Keeps transformers from printing a progress bar, and a report on weights that a bare encoder leaves unused."""
-    verbosity, has_progress_bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity(logging.CRITICAL)
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if has_progress_bar:
-            transformers_logging.enable_progress_bar()
-
-
 def first_line(error: Exception) -> str:
     """What to quote of an error of another library."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].rstrip(". ")
 
 
-def load_transformers_model(source: Source, class_name: str) -> transformers.PreTrainedModel:
+def load_transformers_weights(source: Source) -> Mapping[str, torch.Tensor]:
     """
-    The bare encoder in a folder of transformers, without the head that it was saved with.
+    The tensors in a folder of transformers, under the names that its files have.
 
     Raises:
-        ConversionError: if transformers cannot load it, weights are missing, or weights of an encoder are left over.
+        ConversionError: if there are none, or files of them are missing or broken.
     """
     folder = source.file.parent
-    # transformers refuses pickled code as well, but advises to allow it.
-    if not any(folder.glob("*.safetensors")):
-        for file in sorted(folder.glob("pytorch_model*.bin")):
-            load_torch_file(file)
-    try:
-        with silence_transformers():
-            model, loading_info = getattr(transformers, class_name).from_pretrained(
-                folder,
-                add_pooling_layer=False,
-                local_files_only=True,
-                # Whatever the folder asks for, which may not be installed.
-                attn_implementation="eager",
-                output_loading_info=True,
-                # They are refused below, where the message can say which.
-                ignore_mismatched_sizes=True,
-            )
-    # Of a folder that is broken in one of many ways, the libraries that transformers calls raise what they like.
-    except Exception as error:
-        raise ConversionError(f"transformers cannot load {class_name} from {folder}: {first_line(error)}.") from error
+    for name in TRANSFORMERS_FILES:
+        index_file = folder / f"{name}.index.json"
+        if (folder / name).is_file():
+            return Source(source.path, folder / name, load_weights(folder / name)).state_dict
+        if index_file.is_file():
+            return load_shards(source, index_file)
+    raise ConversionError(f"{folder} has a {CONFIG_FILE}, but no file named {' or '.join(TRANSFORMERS_FILES)}.")
 
-    different = [
-        f"{name} {tuple(stored)} instead of {tuple(expected)}"
-        for name, stored, expected in loading_info["mismatched_keys"]
-    ]
-    if different:
-        raise ConversionError(f"The weights of {folder} do not fit its {CONFIG_FILE}: {list_names(different)}.")
-    # transformers initialises what is missing at random, and ignores what is left over. Of the latter only the head
-    # may be: without its last layers, say, an encoder would be another one.
-    missing = set(loading_info["missing_keys"])
-    left_over = {
-        name
-        for name in loading_info["unexpected_keys"]
+
+def load_shards(source: Source, index_file: Path) -> Mapping[str, torch.Tensor]:
+    """
+    The tensors of several files, beside which an index says in which of them each is.
+
+    Raises:
+        ConversionError: if the index is broken, or it names files that are not there, or not in its folder.
+    """
+    settings = Settings(load_json(index_file), str(index_file))
+    files = settings.get("weight_map")
+    if not isinstance(files, dict) or not all(
+        isinstance(file, str) and file == Path(file).name for file in files.values()
+    ):
+        raise settings.refuse("weight_map", "the names of files in its folder by those of tensors", files)
+    paths = [index_file.parent / name for name in sorted(set(files.values()))]
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise ConversionError(f"{index_file.parent} lacks files that {index_file.name} names: {list_names(missing)}.")
+    shards = {path.name: Source(source.path, path, load_weights(path)).state_dict for path in paths}
+    return LazyTensors(index_file, files, lambda name: shards[files[name]][name])
+
+
+def drop_heads(state_dict: Mapping[str, torch.Tensor], model_type: str, file: Path) -> Mapping[str, torch.Tensor]:
+    """The tensors of the bare encoder, without the prefix that those with a head give its names."""
+    # Of what is beside the encoder only a head may be, and the token of masked patches, which nothing else uses.
+    names = {
+        name.removeprefix(f"{model_type}."): name
+        for name in state_dict
         if re.search(r"(^|\.)(embeddings|encoder|layers|layernorm)\.", name) and not name.endswith(".mask_token")
     }
-    if missing or left_over:
-        converter = StateDictConverter(dict.fromkeys(left_over))
-        converter.missing.extend(missing)
-        finish(converter, folder)
-    return model.eval()
+    return LazyTensors(file, names, lambda name: state_dict[names[name]])
+
+
+def check_agreement(settings: Settings, architecture: dict[str, Any]):
+    """
+    Compares what `config.json` states with what the weights are.
+
+    Raises:
+        ConversionError: if anything differs, naming each field and both values.
+    """
+    fields = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_channels")
+    patch_size = settings.get_size("patch_size")
+    height, width = settings.get_size("image_size") or IMAGE_SIZE
+    num_patches = (height // architecture["patch_size"]) * (width // architecture["patch_size"])
+    differences = describe_differences(
+        {field: (settings.get_count(field), architecture[field]) for field in fields}
+        | {"qkv_bias": (settings.get_flag("qkv_bias"), architecture["qkv_bias"])}
+        | {"patch_size": (patch_size and list(patch_size), [architecture["patch_size"]] * 2)}
+    )
+    if num_patches != architecture["num_patches"]:
+        differences.append(
+            f"`image_size` makes {num_patches} patches, but the weights have position embeddings for "
+            f"{architecture['num_patches']}"
+        )
+    if differences:
+        raise ConversionError(f"The weights do not fit {settings.name}: {'; '.join(differences)}.")
 
 
 def convert_transformers(state_dict: Mapping[str, torch.Tensor], name: Any) -> dict[str, torch.Tensor]:
@@ -132,7 +147,7 @@ def convert_transformers(state_dict: Mapping[str, torch.Tensor], name: Any) -> d
     [`SegmenterForSemanticSegmentation`].
 
     Args:
-        state_dict (`Mapping[str, torch.Tensor]`): What the model's `state_dict()` returns.
+        state_dict (`Mapping[str, torch.Tensor]`): The tensors of the bare model.
         name (`Any`): What errors call the source.
 
     Raises:
@@ -150,8 +165,8 @@ def convert_transformers(state_dict: Mapping[str, torch.Tensor], name: Any) -> d
         for old, new in layer_names.items():
             old, new = f"{prefix}{index}.{old}", f"segmenter.layers.{index}.{new}"
             converter.move(f"{old}.weight", f"{new}.weight")
-            # Queries, keys and values may have none. Where one is needed but missing, making the model finds that.
-            if f"{old}.bias" in state_dict:
+            # Queries, keys and values may have none. If only some of them do, making the model finds that.
+            if not new.endswith(("q_proj", "k_proj", "v_proj")) or f"{old}.bias" in state_dict:
                 converter.move(f"{old}.bias", f"{new}.bias")
     converter.move_module("layernorm", "segmenter.layernorm")
     return finish(converter, name)
@@ -165,31 +180,40 @@ def load_transformers(source: Source, options: EncoderOptions) -> Encoder:
     Raises:
         ConversionError: if it holds another model, cannot be loaded, or `options` do not fit it.
     """
-    model_type = source.contents.get("model_type")
-    class_name = TRANSFORMERS_MODELS.get(model_type) if isinstance(model_type, str) else None
-    if class_name is None:
+    settings = Settings(source.contents, str(source.file))
+    model_type = settings.get("model_type")
+    if model_type not in TRANSFORMERS_MODELS:
         raise ConversionError(
-            f"{source.path} holds a model of type {model_type!r}, whose encoder is not Segmenter's. Of transformers' "
-            f"models, those of type {' and '.join(TRANSFORMERS_MODELS)} can be converted."
+            f"{source.path} holds a model of type {describe(model_type)}, whose encoder is not Segmenter's. Of "
+            f"transformers' models, those of type {' and '.join(TRANSFORMERS_MODELS)} can be converted."
         )
-    model = load_transformers_model(source, class_name)
-    config = model.config
-    image_size = config.image_size
-    preprocessor_file = source.file.parent / PREPROCESSOR_FILE
-    normalization = None
-    if preprocessor_file.is_file():
-        settings = Settings(load_json(preprocessor_file), str(preprocessor_file))
-        normalization = read_normalization(settings, "image_mean", "image_std")
+    hidden_act = settings.get_text("hidden_act") or HIDDEN_ACT
+    if hidden_act not in ACT2FN:
+        raise settings.refuse("hidden_act", "an activation of transformers", hidden_act)
+    layer_norm_eps = settings.get_number("layer_norm_eps")
+    if layer_norm_eps is not None and not 0 <= layer_norm_eps < 1:
+        raise settings.refuse("layer_norm_eps", "at least 0 and below 1", layer_norm_eps)
     facts = EncoderFacts(
-        num_attention_heads=config.num_attention_heads,
-        normalization=normalization,
-        image_size=(image_size, image_size) if isinstance(image_size, int) else tuple(image_size),
+        num_attention_heads=settings.get_count("num_attention_heads") or NUM_ATTENTION_HEADS,
+        normalization=read_preprocessor(source),
+        image_size=settings.get_size("image_size") or IMAGE_SIZE,
         # ViTEmbeddings.interpolate_pos_encoding
         position_embedding_interpolation="bicubic",
-        layer_norm_eps=config.layer_norm_eps,
-        hidden_act=config.hidden_act,
+        layer_norm_eps=LAYER_NORM_EPS if layer_norm_eps is None else float(layer_norm_eps),
+        hidden_act=hidden_act,
     )
-    return make_encoder(convert_transformers(model.state_dict(), source.path), facts, options)
+    weights = drop_heads(load_transformers_weights(source), model_type, source.file)
+    converted = convert_transformers(weights, source.path)
+    check_agreement(settings, architecture_of(converted))
+    return make_encoder(converted, facts, options)
+
+
+def read_preprocessor(source: Source) -> tuple[list[float], list[float]] | None:
+    """Mean and standard deviation that a folder of transformers states, or `None` if it does not."""
+    file = source.file.parent / PREPROCESSOR_FILE
+    if not file.is_file():
+        return None
+    return read_normalization(Settings(load_json(file), str(file)), "image_mean", "image_std")
 
 
 def load_timm_model(name: str, options: EncoderOptions) -> Encoder:
@@ -219,7 +243,8 @@ def load_timm_model(name: str, options: EncoderOptions) -> Encoder:
             f"{TIMM_PREFIX}{name} is not a plain pre-norm Vision Transformer, the only encoder that Segmenter has."
         )
     try:
-        model = timm.create_model(name, pretrained=True)
+        with silence_libraries():
+            model = timm.create_model(name, pretrained=True)
     except RuntimeError as error:  # timm's of names of weights that do not exist
         raise ConversionError(
             f"timm cannot load {name!r}: {first_line(error)}. timm.list_pretrained('vit_*') lists those with weights."

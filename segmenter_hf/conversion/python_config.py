@@ -1,6 +1,7 @@
 """Reads the Python text that OpenMMLab's configs are stored as, without running it."""
 
 import ast
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -52,7 +53,11 @@ def parse_python_config(text: str, name: str) -> dict[str, Any]:
         raise ConversionError(f"{name} has {len(text)} characters, which is no config (at most {MAX_CONFIG_LENGTH}).")
     variables = Variables()
     try:
-        for statement in ast.parse(text).body:
+        with warnings.catch_warnings():
+            # Of the compiler, about code that is not run.
+            warnings.simplefilter("ignore")
+            statements = ast.parse(text).body
+        for statement in statements:
             _execute(statement, variables)
     except Refused as error:
         node, message = error.args
@@ -133,4 +138,4 @@ def _check_number(node: ast.expr, value: Any) -> Any:
     return value
 
 
-__all__ = ["parse_python_config"]
+__all__ = ["MAX_CONFIG_LENGTH", "parse_python_config"]

@@ -149,8 +149,8 @@ class ReleasedCheckpoint:
         protocol (`EvaluationProtocol`, *optional*): That of the published figures; `None` for encoders.
         published_miou_percent_ss (`float`, *optional*): Published mean IoU in percent, single scale.
         published_miou_percent_ms (`float`, *optional*): The same at multiple scales, with flipping.
-        also_published_miou_percent (`tuple[float, float]`, *optional*): Both once more, where the source published
-            other figures for the same file elsewhere.
+        also_published_miou_percent (`tuple[float, float]`, *optional*): Both once more, where the source publishes
+            those of another training of the model beside them.
         published_num_parameters_millions (`float`, *optional*): Published number of parameters.
         notes (`str`): What else a reader should know.
     """
@@ -421,8 +421,8 @@ _ROWS = (
         published_miou_percent_ms=81.3,
         published_num_parameters_millions=322,
         notes="The number of parameters given here is that of the two decoder layers of the paper. The published one "
-        "is what a single layer gives: 321,224,742, or 322,249,742 with the classifier. Conversion reads the number "
-        "of layers from the file, whatever it is.",
+        "is what a single layer gives: 321,224,742, or 322,249,742 with the classifier. Which of them the file has is "
+        "not known here. Conversion reads the number of layers from it, and the card of a pushed model says it.",
     ),
     _original(
         "cityscapes/seg_large_linear",
@@ -479,11 +479,14 @@ _ROWS = (
         "mask_transformer",
         crop_size=640,
         num_parameters=333_234_476,
-        published_miou_percent_ss=51.65,
-        published_miou_percent_ms=53.58,
-        also_published_miou_percent=(52.16, 53.65),
-        notes="Published twice, with different figures: 51.65 / 53.58 percent (16.99 GB in training, 3.03 images per "
-        "second) and 52.16 / 53.65 percent (16.56 GB, 2.62). The name of its config says 512, the config itself 640.",
+        published_miou_percent_ss=52.16,
+        published_miou_percent_ms=53.65,
+        also_published_miou_percent=(51.65, 53.58),
+        notes="MMSegmentation's README prints two pairs of figures. Its index of models gives 52.16 / 53.65 percent "
+        "(16.56 GB in training) for this file (configs/segmenter/metafile.yaml of release 1.x), and 51.65 / 53.58 "
+        "percent (16.99 GB) for that of a later training, "
+        "segmenter_vit-l_mask_8x1_640x640_160k_ade20k_20220614_024513-4783a347.pth (segmenter.yml of release 0.x). "
+        "The name of this file's config says 512, the config itself 640.",
     ),
     _augreg(
         "vit_tiny_patch16_384",
@@ -542,6 +545,13 @@ def find_released(name: str) -> ReleasedCheckpoint:
     raise ConversionError(f"There is no released checkpoint {name!r}.{hint} --list_released lists them all.")
 
 
+def released_folder(released: ReleasedCheckpoint, cache_dir: str | Path | None = None) -> Path:
+    """The folder that the files of a released checkpoint are kept in. See [`fetch_released`]."""
+    if cache_dir is None:
+        cache_dir = Path(huggingface_hub.constants.HF_HOME) / "segmenter_hf"
+    return Path(cache_dir) / released.repo_name
+
+
 def fetch_released(released: ReleasedCheckpoint, cache_dir: str | Path | None = None, progress: bool = True) -> Path:
     """
     Downloads the files of a released checkpoint that are not there yet. See
@@ -559,9 +569,7 @@ def fetch_released(released: ReleasedCheckpoint, cache_dir: str | Path | None = 
     Raises:
         ConversionError: if a file cannot be downloaded, or is not the expected one.
     """
-    if cache_dir is None:
-        cache_dir = Path(huggingface_hub.constants.HF_HOME) / "segmenter_hf"
-    folder = Path(cache_dir) / released.repo_name
+    folder = released_folder(released, cache_dir)
     paths = [
         download_file(
             file.url,
@@ -633,4 +641,5 @@ __all__ = [
     "fetch_released",
     "find_released",
     "format_table",
+    "released_folder",
 ]

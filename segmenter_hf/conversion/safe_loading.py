@@ -2,29 +2,44 @@
 
 import io
 import json
+import mmap
 import pickle
 import pickletools
 import re
+import threading
 import warnings
 import zipfile
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 import yaml
 from safetensors import SafetensorError, safe_open
 
-from .errors import ConversionError
+from .errors import ConversionError, refuse_os_errors
+from .other_files import START_LENGTH, TORCHSCRIPT, OtherFile, recognise_other_file
 
 
 ZIP_MAGIC = b"PK\x03\x04"
-HTML_STARTS = (b"<!doctype html", b"<html")
 # The longest that the format allows.
 MAX_SAFETENSORS_HEADER = 100_000_000
+# A variant.yml has some two thousand bytes. The parser is slow, and takes a hundred times the text's memory.
+MAX_YAML_LENGTH = 2**17
+# The largest configs have the names of 21,843 labels, twice.
+MAX_JSON_LENGTH = 2**24
+# How many times larger than its archive the arrays in an `.npz` may be. Weights hardly compress, by a tenth or less;
+# the bytes are for arrays of zeros in files that are small.
+MAX_NPZ_RATIO = 10
+NPZ_ALLOWANCE = 2**24
+# A tuple of tuples may be built of itself, so that to hash it, as a key, takes forever, or so deep that it crashes
+# Python. Those in checkpoints, arguments for tensors, contain a handful of others.
+MAX_NESTED_TUPLES = 1000
+# torch's list of allowed classes, which is that of the file being read, is one for all threads.
+SAFE_GLOBALS_LOCK = threading.Lock()
 
 # Checkpoints of MMSegmentation hold, beside the weights, objects of these packages: the log, hooks, configs.
 PLACEHOLDER_PACKAGES = ("mmengine", "mmcv", "mmseg")
@@ -48,6 +63,9 @@ UNREADABLE = (
     TypeError,
     AttributeError,
     AssertionError,
+    # Of lengths and shapes beyond any memory.
+    MemoryError,
+    ArithmeticError,
     zipfile.BadZipFile,
     zlib.error,
     SafetensorError,
@@ -64,8 +82,27 @@ class VariantLoader(yaml.SafeLoader):
         # Deep, because a tuple cannot be filled later as the loader fills lists.
         return tuple(self.construct_sequence(node, deep=True))
 
+    def flatten_mapping(self, node: yaml.MappingNode):
+        # Merging copies: a few mappings, each merged of the one before twice, would fill the memory.
+        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+            raise yaml.constructor.ConstructorError(problem="it merges mappings (<<), which no training writes")
+
 
 VariantLoader.add_constructor("tag:yaml.org,2002:python/tuple", VariantLoader.construct_python_tuple)
+
+
+def read_bytes(path: Path, max_length: int) -> bytes:
+    """
+    What a small file holds.
+
+    Raises:
+        ConversionError: if it cannot be read, or is longer than `max_length` bytes.
+    """
+    with refuse_os_errors(f"{path} cannot be read"), path.open("rb") as file:
+        contents = file.read(max_length + 1)
+    if len(contents) > max_length:
+        raise ConversionError(f"{path} is longer than any such file should be ({max_length} bytes).")
+    return contents
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -76,13 +113,13 @@ def load_yaml(path: Path) -> dict[str, Any]:
         ConversionError: if the file cannot be read, is no such YAML, or has a tag that would construct Python objects.
     """
     try:
-        values = yaml.load(path.read_bytes(), Loader=VariantLoader)
-    except OSError as error:
-        raise ConversionError(f"{path} cannot be read: {error.strerror}.") from error
+        values = yaml.load(read_bytes(path, MAX_YAML_LENGTH), Loader=VariantLoader)
+    except ConversionError:
+        raise
     except yaml.constructor.ConstructorError as error:
         raise ConversionError(f"{path} is refused: {error.problem}.") from error
     # Nesting without end exhausts the parser's recursion, and `2021-13-32` is taken for a date, in vain.
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, ArithmeticError) as error:
         raise ConversionError(f"{path} is not valid YAML: {error}.") from error
     if not isinstance(values, dict):
         raise ConversionError(f"{path} does not hold a mapping of names to values, but a {type(values).__name__}.")
@@ -130,23 +167,73 @@ def list_globals(path: Path) -> set[str]:
     The dotted names of the functions and classes that a PyTorch file refers to, found without unpickling it.
 
     Raises:
+        ConversionError: if the file is no checkpoint, or tuples in it would take forever.
         Any of `UNREADABLE`: if the file is no PyTorch file.
     """
-    names = set()
     with path.open("rb") as file:
         if file.read(len(ZIP_MAGIC)) == ZIP_MAGIC:
-            with zipfile.ZipFile(path) as archive:
-                (record,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
-                pickles = [io.BytesIO(archive.read(record))]
-        else:
-            # A magic number, a version and the system's properties precede the object, each pickled by itself.
-            file.seek(0)
-            pickles = [file] * 4
-        for pickled in pickles:
-            for opcode, argument, _ in pickletools.genops(pickled):
-                if opcode.name == "GLOBAL":
-                    names.add(argument.replace(" ", "."))
+            return scan_pickles(path, [io.BytesIO(read_pickle_record(path))])
+        # Mapped, because a file that is asked for as many bytes as a hostile one claims to hold takes memory for them.
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            # A magic number, a version and the system's properties precede the object, and the names of the tensors'
+            # data follow, each pickled by itself.
+            return scan_pickles(path, [mapped] * 5)
+
+
+def read_pickle_record(path: Path) -> bytes:
+    """
+    The pickled record of a zip archive that `torch.save` wrote.
+
+    Raises:
+        ConversionError: if the archive is one of TorchScript, or its records are compressed, which `torch.save` never
+            does, and which lets a small file hold gigabytes.
+        Any of `UNREADABLE`: if it has no such record.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            raise refuse_other_file(path, TORCHSCRIPT)
+        file_size = path.stat().st_size
+        for record in archive.infolist():
+            if record.compress_type != zipfile.ZIP_STORED or record.file_size > file_size:
+                raise ConversionError(f"{path} is refused: its records are compressed, unlike those of torch.save.")
+        (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+        return archive.read(name)
+
+
+def scan_pickles(path: Path, pickles: Iterable[IO[bytes] | mmap.mmap]) -> set[str]:
+    """The dotted names in pickles, one after the other. See [`list_globals`]."""
+    names = set()
+    for pickled in pickles:
+        # How many tuples each value on the pickle machine's stack contains, itself among them.
+        stack, marks, memo = [], [], {}
+        for opcode, argument, _ in pickletools.genops(pickled):
+            if opcode.name == "GLOBAL":
+                names.add(argument.replace(" ", "."))
+            if opcode.name == "MARK":
+                marks.append(len(stack))
+            elif opcode.name in ("BINGET", "LONG_BINGET"):
+                stack.append(memo[argument])
+            elif opcode.name in ("BINPUT", "LONG_BINPUT"):
+                memo[argument] = stack[-1]
+            else:
+                num_tuples = _pop_arguments(opcode, stack, marks)
+                num_tuples = num_tuples + 1 if "TUPLE" in opcode.name else 0
+                if num_tuples > MAX_NESTED_TUPLES:
+                    raise ConversionError(f"{path} is refused: it nests tuples without end.")
+                stack.extend([num_tuples] * len(opcode.stack_after))
     return names
+
+
+def _pop_arguments(opcode: pickletools.OpcodeInfo, stack: list[int], marks: list[int]) -> int:
+    """Takes from the stack what an operation of the pickle machine does, and returns the sum of it."""
+    arguments = opcode.stack_before
+    if pickletools.markobject in arguments:
+        start = marks.pop() - arguments.index(pickletools.markobject)
+    else:
+        start = len(stack) - len(arguments)
+    num_tuples = sum(stack[start:])
+    del stack[start:]
+    return num_tuples
 
 
 def clear_attributes(contents: Any) -> Any:
@@ -176,10 +263,11 @@ def load_torch_file(path: Path) -> Any:
         ConversionError: if the file cannot be read, is truncated or no PyTorch file, or holds other objects.
     """
     start = read_start(path)
-    if start.lstrip().lower().startswith(HTML_STARTS):
-        raise ConversionError(f"{path} is a web page, not a checkpoint. Did the download end on an error page?")
+    other = recognise_other_file(start)
+    if other is not None:
+        raise refuse_other_file(path, other)
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(make_placeholders(path)):
+        with SAFE_GLOBALS_LOCK, warnings.catch_warnings(), torch.serialization.safe_globals(make_placeholders(path)):
             # Guesses about files that are then refused.
             warnings.simplefilter("ignore", UserWarning)
             # Files written before PyTorch 1.6 are no zip archives, and cannot be mapped. Of a path torch minds the
@@ -190,13 +278,20 @@ def load_torch_file(path: Path) -> Any:
                     path if is_mapped else file, map_location="cpu", weights_only=True, mmap=is_mapped
                 )
         return clear_attributes(contents)
+    except ConversionError:
+        raise
     except UNREADABLE as error:
         forbidden = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if forbidden:
             raise ConversionError(
                 f"{path} is refused: beside tensors it holds Python objects ({forbidden[1]}), which could run code."
             ) from error
-        raise ConversionError(f"{path} is truncated or not a PyTorch checkpoint.") from error
+        raise ConversionError(f"{path} is truncated or not a PyTorch, NumPy or safetensors file.") from error
+
+
+def refuse_other_file(path: Path, other: OtherFile) -> ConversionError:
+    """The error of a file that is no checkpoint."""
+    return ConversionError(f"{path} is {other.kind}, not a checkpoint. {other.remedy}")
 
 
 def read_start(path: Path) -> bytes:
@@ -206,11 +301,8 @@ def read_start(path: Path) -> bytes:
     Raises:
         ConversionError: if it cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            return file.read(512)
-    except OSError as error:
-        raise ConversionError(f"{path} cannot be read: {error.strerror}.") from error
+    with refuse_os_errors(f"{path} cannot be read"), path.open("rb") as file:
+        return file.read(START_LENGTH)
 
 
 def is_safetensors(path: Path) -> bool:
@@ -249,8 +341,11 @@ class LazyTensors(Mapping[str, torch.Tensor]):
             raise KeyError(name)
         try:
             return self.read(name)
+        except ConversionError:
+            raise
         except UNREADABLE as error:
-            raise ConversionError(f"{name} of {self.path} cannot be read: {error}.") from error
+            reason = str(error) or type(error).__name__
+            raise ConversionError(f"{name} of {self.path} cannot be read: {reason}.") from error
 
     def __contains__(self, name: object) -> bool:
         return name in self.names
@@ -267,11 +362,17 @@ def load_npz(path: Path) -> LazyTensors:
     Opens a file of NumPy arrays. Arrays of Python objects, which are pickled, are refused when they are read.
 
     Raises:
-        ConversionError: if the file is truncated or no such file.
+        ConversionError: if the file is truncated or no such file, or a small one that claims to hold large arrays.
     """
     try:
+        with zipfile.ZipFile(path) as archive:
+            num_bytes = sum(member.file_size for member in archive.infolist())
+        if num_bytes > MAX_NPZ_RATIO * path.stat().st_size + NPZ_ALLOWANCE:
+            raise ConversionError(f"{path} is refused: its arrays would have {num_bytes} bytes, as no weights would.")
         arrays = np.load(path, allow_pickle=False)
         return LazyTensors(path, arrays.files, lambda name: torch.from_numpy(arrays[name]))
+    except ConversionError:
+        raise
     except UNREADABLE as error:
         raise ConversionError(f"{path} is truncated or not a file of NumPy arrays.") from error
 
@@ -290,6 +391,20 @@ def load_safetensors(path: Path) -> LazyTensors:
         raise ConversionError(f"{path} is truncated or not a safetensors file: {error}.") from error
 
 
+def load_weights(path: Path) -> Any:
+    """
+    Reads a file of weights, whatever wrote it: what kind of file it is decides its content, not its name.
+
+    Raises:
+        ConversionError: if it is no file of weights, or broken, or holds anything but tensors and containers.
+    """
+    if is_safetensors(path):
+        return load_safetensors(path)
+    if is_npz(path):
+        return load_npz(path)
+    return load_torch_file(path)
+
+
 def load_json(path: Path) -> dict[str, Any]:
     """
     Reads a JSON file whose top level is an object.
@@ -298,9 +413,9 @@ def load_json(path: Path) -> dict[str, Any]:
         ConversionError: if the file cannot be read or is no such JSON.
     """
     try:
-        values = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ConversionError(f"{path} cannot be read: {error.strerror}.") from error
+        values = json.loads(read_bytes(path, MAX_JSON_LENGTH))
+    except ConversionError:
+        raise
     except (ValueError, RecursionError) as error:
         raise ConversionError(f"{path} is not valid JSON: {error}.") from error
     if not isinstance(values, dict):
@@ -309,6 +424,7 @@ def load_json(path: Path) -> dict[str, Any]:
 
 
 __all__ = [
+    "LazyTensors",
     "VariantLoader",
     "is_npz",
     "is_safetensors",
@@ -316,5 +432,6 @@ __all__ = [
     "load_npz",
     "load_safetensors",
     "load_torch_file",
+    "load_weights",
     "load_yaml",
 ]

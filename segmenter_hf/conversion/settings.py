@@ -1,9 +1,47 @@
 """Looks up the values of a source's own configuration, checked for their types."""
 
 import reprlib
+from collections.abc import Callable
 from typing import Any
 
 from .errors import ConversionError
+
+
+# Of numbers of layers, channels, labels and pixels. Larger ones are no model's, and Python cannot even print some.
+MAX_COUNT = 10**6
+# Of any other number, in either direction.
+MAX_NUMBER = 1e9
+
+
+class Description(reprlib.Repr):
+    """
+    Describes values of any size and type in a few words. Of objects only the type is named: what they print, such as
+    the numbers of a tensor, may be long, and take long.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.maxlevel, self.maxstring = 2, 80
+
+    def repr_int(self, x: int, level: int) -> str:
+        return repr(x) if abs(x) < 10**20 else f"an integer of {x.bit_length()} bits"
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        return repr(x) if x is None or isinstance(x, (bool, float)) else f"a {type(x).__name__}"
+
+
+describe = Description().repr
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a number of usual size: finite, and one that a float can hold."""
+    # `True` is an int to Python, but not to whoever wrote the file.
+    return type(value) in (int, float) and -MAX_NUMBER <= value <= MAX_NUMBER
+
+
+def is_count(value: Any) -> bool:
+    """Whether `value` is a number of things of which there is at least one."""
+    return type(value) is int and 1 <= value <= MAX_COUNT
 
 
 class Settings:
@@ -28,38 +66,34 @@ class Settings:
 
     def refuse(self, field: str, description: str, value: Any) -> ConversionError:
         """The error of a field that is not what it must be."""
-        return ConversionError(f"`{field}` of {self.name} must be {description}, got {reprlib.repr(value)}.")
+        return ConversionError(f"`{field}` of {self.name} must be {description}, got {describe(value)}.")
 
-    def _get_typed(self, field: str, types: tuple[type, ...], description: str) -> Any:
+    def _get_checked(self, field: str, is_valid: Callable[[Any], bool], description: str) -> Any:
         value = self.get(field)
-        # `True` is an int to Python, but not to whoever wrote the file.
-        if value is None or (isinstance(value, types) and (bool in types or not isinstance(value, bool))):
+        if value is None or is_valid(value):
             return value
         raise self.refuse(field, description, value)
 
     def get_flag(self, field: str) -> bool | None:
-        return self._get_typed(field, (bool,), "true or false")
+        return self._get_checked(field, lambda value: isinstance(value, bool), "true or false")
 
     def get_text(self, field: str) -> str | None:
-        return self._get_typed(field, (str,), "a name")
+        return self._get_checked(field, lambda value: isinstance(value, str), "a name")
 
     def get_number(self, field: str) -> float | int | None:
-        return self._get_typed(field, (int, float), "a number")
+        return self._get_checked(field, is_number, "a number of usual size")
 
     def get_count(self, field: str) -> int | None:
-        value = self._get_typed(field, (int,), "a positive integer")
-        if value is not None and value < 1:
-            raise self.refuse(field, "a positive integer", value)
-        return value
+        return self._get_checked(field, is_count, f"a positive integer up to {MAX_COUNT}")
 
     def get_size(self, field: str) -> tuple[int, int] | None:
         """`(height, width)`, for which one integer may stand."""
         value = self.get(field)
         size = (value, value) if isinstance(value, int) else value
         is_pair = isinstance(size, (list, tuple)) and len(size) == 2
-        if value is None or (is_pair and all(type(side) is int and side > 0 for side in size)):
+        if value is None or (is_pair and all(map(is_count, size))):
             return value if value is None else tuple(size)
-        raise self.refuse(field, "a height and a width", value)
+        raise self.refuse(field, f"a height and a width up to {MAX_COUNT}", value)
 
     def require_count(self, field: str) -> int:
         return self._require(field, self.get_count(field))
@@ -76,10 +110,10 @@ class Settings:
 def describe_differences(fields: dict[str, tuple[Any, Any]]) -> list[str]:
     """What to say of fields whose stated value is neither `None` nor what the weights show."""
     return [
-        f"`{field}` is {stated!r}, but the weights say {actual!r}"
+        f"`{field}` is {describe(stated)}, but the weights say {describe(actual)}"
         for field, (stated, actual) in fields.items()
         if stated is not None and stated != actual
     ]
 
 
-__all__ = ["Settings", "describe_differences"]
+__all__ = ["Settings", "describe", "describe_differences", "is_count", "is_number"]

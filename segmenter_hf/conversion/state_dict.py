@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from ..configuration_segmenter import SegmenterConfig
 from ..modeling_segmenter import SegmenterForSemanticSegmentation, SegmenterPreTrainedModel
@@ -12,6 +13,8 @@ from .errors import ConversionError
 
 
 MAX_LISTED_NAMES = 12
+# Others, of 8 bits and less, come with scales that are stored apart.
+WEIGHT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def list_names(names: Iterable[str]) -> str:
@@ -28,14 +31,20 @@ def count_layers(state_dict: Mapping[str, Any], prefix: str) -> int:
     return len({match[1] for match in map(pattern.match, state_dict) if match})
 
 
-def is_weight(value: Any) -> bool:
+def find_weight_problem(value: Any) -> str | None:
     """
-    Whether `value` is a tensor of plain floating-point numbers: not sparse, quantised or without data, nor with fewer
-    numbers than elements, which in a hostile file can be any number.
+    What `value` is, if it is anything but a tensor of plain floating-point numbers: one that is sparse, quantised or
+    without data, say, or with fewer numbers than elements, which in a hostile file can be any number.
     """
-    if not torch.is_tensor(value) or not value.is_floating_point() or value.layout is not torch.strided:
-        return False
-    return not value.is_meta and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    if not torch.is_tensor(value):
+        return f"a {type(value).__name__}"
+    if value.dtype not in WEIGHT_DTYPES:
+        return f"a tensor of {value.dtype}"
+    if value.layout is not torch.strided or value.is_nested:
+        return "a nested tensor" if value.is_nested else f"a tensor of layout {value.layout}"
+    if value.is_meta or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        return f"a tensor of shape {tuple(value.shape)} without as many numbers"
+    return None
 
 
 def check_dimensions(name: str, tensor: torch.Tensor, num_dimensions: int) -> torch.Tensor:
@@ -61,6 +70,7 @@ class StateDictConverter:
         self.state_dict = state_dict
         self.remaining = set(state_dict)
         self.missing: list[str] = []
+        self.not_finite: list[str] = []
         self.converted: dict[str, torch.Tensor] = {}
 
     def _pop(self, old: str) -> torch.Tensor | None:
@@ -69,12 +79,18 @@ class StateDictConverter:
             return None
         self.remaining.remove(old)
         tensor = self.state_dict[old]
-        if not is_weight(tensor):
-            raise ConversionError(f"{old} should be a weight, a tensor of floating-point numbers, but is not.")
+        problem = find_weight_problem(tensor)
+        if problem is not None:
+            raise ConversionError(
+                f"{old} should be a weight, a dense tensor of float16, bfloat16, float32 or float64, but is {problem}."
+            )
+        tensor = tensor.detach().to(torch.float32)
+        if not tensor.isfinite().all():
+            self.not_finite.append(old)
         return tensor
 
     def _put(self, new: str, tensor: torch.Tensor):
-        self.converted[new] = tensor.to(torch.float32).contiguous()
+        self.converted[new] = tensor.contiguous()
 
     def move(self, old: str, new: str):
         """Renames one tensor."""
@@ -131,12 +147,17 @@ class StateDictConverter:
         Returns the converted state dict.
 
         Raises:
-            ConversionError: if a key was missing or is left over, listing both.
+            ConversionError: if a key was missing or is left over, listing both; or if weights are no numbers.
         """
         if self.missing or self.remaining:
             raise ConversionError(
                 f"The weights do not have the expected names: missing are {list_names(self.missing)}; left over are "
                 f"{list_names(self.remaining)}."
+            )
+        if self.not_finite:
+            raise ConversionError(
+                f"The weights hold NaN or infinity, as after a training that diverged: {list_names(self.not_finite)}. "
+                "Convert an earlier checkpoint."
             )
         return self.converted
 
@@ -180,6 +201,20 @@ def architecture_of(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     return architecture
 
 
+def make_config(problem: str, **values: Any) -> SegmenterConfig:
+    """
+    The config of these values.
+
+    Raises:
+        ConversionError: if they have a wrong type or do not fit together; it begins with `problem`.
+    """
+    try:
+        return SegmenterConfig(**values)
+    except (ValueError, StrictDataclassError) as error:
+        # The latter takes several lines.
+        raise ConversionError(f"{problem}: {' '.join(str(error).split())}") from error
+
+
 def build_model(
     config: SegmenterConfig,
     state_dict: dict[str, torch.Tensor],
@@ -209,4 +244,4 @@ def build_model(
     return model.eval()
 
 
-__all__ = ["StateDictConverter", "architecture_of", "build_model", "count_layers", "list_names"]
+__all__ = ["StateDictConverter", "architecture_of", "build_model", "count_layers", "list_names", "make_config"]

@@ -1,6 +1,6 @@
 """Metrics and protocols."""
 
-from .metrics import MeanIoU
+from .metrics import MeanIoU, confusion_matrix, iou_scores, nan_to_none
 
 
-__all__ = ["MeanIoU"]
+__all__ = ["MeanIoU", "confusion_matrix", "iou_scores", "nan_to_none"]

@@ -68,4 +68,6 @@ def evaluate_sliding_window(
             num_images += 1
     finally:
         model.train(was_training)
-    return {**metric.compute(), "loss": total_loss / max(1, total_pixels), "num_images": num_images}
+    results = metric.compute()
+    results |= {name: results[name].tolist() for name in ("per_category_iou", "per_category_accuracy")}
+    return {**results, "loss": total_loss / max(1, total_pixels), "num_images": num_images}

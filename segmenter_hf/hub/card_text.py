@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Iterable
 
+from ..configuration_segmenter import SegmenterConfig
 from ..conversion.original import DATASETS as ORIGINAL_DATASETS
 from ..conversion.released import ARCHITECTURES, ReleasedCheckpoint
 from ..data.labels import load_label_set
@@ -104,13 +105,11 @@ def make_title(row: ReleasedCheckpoint) -> str:
     return f"Seg-{size}{deit}{mask}/{architecture.patch_size}, {dataset} {row.crop_size} x {row.crop_size}{origin}"
 
 
-def describe_encoder(row: ReleasedCheckpoint) -> str:
-    architecture = ARCHITECTURES[row.backbone]
-    token = ", with a distillation token" if architecture.use_distillation_token else ""
+def describe_encoder(config: SegmenterConfig) -> str:
+    token = ", with a distillation token" if config.use_distillation_token else ""
     return (
-        f"Vision Transformer, width {architecture.hidden_size}, {architecture.num_hidden_layers} layers, "
-        f"{architecture.num_attention_heads} heads, patches of {architecture.patch_size} x {architecture.patch_size} "
-        f"pixels{token}"
+        f"Vision Transformer, width {config.hidden_size}, {config.num_hidden_layers} layers, "
+        f"{config.num_attention_heads} heads, patches of {config.patch_size} x {config.patch_size} pixels{token}"
     )
 
 
@@ -177,8 +176,8 @@ def write_usage(row: ReleasedCheckpoint, repo_id: str, revision: str) -> str:
     return "\n\n".join([paragraph(code), first, "Without the pipeline:", second, after])
 
 
-def write_description(row: ReleasedCheckpoint) -> str:
-    items = [f"Encoder: {describe_encoder(row)}."]
+def write_description(row: ReleasedCheckpoint, config: SegmenterConfig) -> str:
+    items = [f"Encoder: {describe_encoder(config)}."]
     if row.is_encoder:
         items += [
             f"Input: {describe_normalization(row)}; position embeddings for images of {row.crop_size} x "
@@ -191,8 +190,8 @@ def write_description(row: ReleasedCheckpoint) -> str:
     dataset, protocol = DATASETS[row.dataset], row.protocol
     if row.decoder_type == "mask_transformer":
         items.append(
-            f"Decoder: mask transformer of {row.config.decoder_num_hidden_layers} layers, width "
-            f"{row.config.decoder_hidden_size}, {row.config.decoder_num_attention_heads} heads; a patch's logit for a "
+            f"Decoder: mask transformer of {config.decoder_num_hidden_layers} layers, width "
+            f"{config.decoder_hidden_size}, {config.decoder_num_attention_heads} heads; a patch's logit for a "
             "class is the cosine similarity of their embeddings, normalised over the classes."
         )
     else:
@@ -203,7 +202,7 @@ def write_description(row: ReleasedCheckpoint) -> str:
         else ""
     )
     items += [
-        f"Labels: {row.config.num_labels}, with their names in `config.json`. {dataset.label_note}",
+        f"Labels: {config.num_labels}, with their names in `config.json`. {dataset.label_note}",
         f"Input: {describe_normalization(row)}, resized bilinearly without antialiasing until the short side has "
         f"{protocol.shortest_edge} pixels or the long one {protocol.longest_edge}, then cut into windows of "
         f"{protocol.window_size} x {protocol.window_size}, {protocol.window_stride} apart.{enlarged}",
@@ -427,7 +426,9 @@ def write_citations(row: ReleasedCheckpoint) -> str:
     return code_block("bibtex", "\n\n".join(CITATIONS[key] for key in keys))
 
 
-def write_text(row: ReleasedCheckpoint, results: list[Result], repo_id: str, revision: str) -> str:
+def write_text(
+    row: ReleasedCheckpoint, results: list[Result], repo_id: str, revision: str, config: SegmenterConfig
+) -> str:
     """
     A card below its metadata.
 
@@ -436,10 +437,11 @@ def write_text(row: ReleasedCheckpoint, results: list[Result], repo_id: str, rev
         results (`list[Result]`): Its figures.
         repo_id (`str`): The repository that the snippets load from.
         revision (`str`): The revision that they pin.
+        config (`SegmenterConfig`): Sizes of the model.
     """
     sections = {
         "Use": write_usage(row, repo_id, revision),
-        "Model": write_description(row),
+        "Model": write_description(row, config),
         "Results": "" if row.is_encoder else write_results(row, results),
         "Conversion": write_conversion(row),
         "Training": write_training(row),

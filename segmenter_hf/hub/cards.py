@@ -5,10 +5,11 @@ checkpoints and `model_cards/results/<repository>.json`. Neither is edited by ha
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import PreTrainedModel
 
 from ..conversion.released import ARCHITECTURES, RELEASED, ReleasedCheckpoint
 from .card_facts import DATASETS, IMAGENET_HUB_ID, PRETRAINED_WEIGHTS, WIDGET_IMAGES
@@ -83,7 +84,13 @@ def make_card_data(row: ReleasedCheckpoint, results: Sequence[Result], model_nam
     )
 
 
-def make_card(row: ReleasedCheckpoint, results: Sequence[Result], repo_id: str, revision: str = TAG) -> ModelCard:
+def make_card(
+    row: ReleasedCheckpoint,
+    results: Sequence[Result],
+    repo_id: str,
+    revision: str = TAG,
+    model: PreTrainedModel | None = None,
+) -> ModelCard:
     """
     The model card of a converted checkpoint.
 
@@ -92,6 +99,8 @@ def make_card(row: ReleasedCheckpoint, results: Sequence[Result], repo_id: str, 
         results (`Sequence[Result]`): Its figures, as [`~segmenter_hf.hub.results.read_results`] returns them.
         repo_id (`str`): The repository that the card is for, and that its snippets load from.
         revision (`str`, *optional*, defaults to `TAG`): The revision that its snippets pin.
+        model (`PreTrainedModel`, *optional*): The converted model, whose sizes and number of parameters the card then
+            gives. By default, those of the table.
 
     Returns:
         `ModelCard`: `str()` of it is the README.md, and `save` writes it.
@@ -110,7 +119,10 @@ def make_card(row: ReleasedCheckpoint, results: Sequence[Result], repo_id: str, 
 
     ```"""
     data = make_card_data(row, results, make_title(row))
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{write_text(row, list(results), repo_id, revision)}")
+    config = row.config
+    if model is not None:
+        row, config = replace(row, num_parameters=model.num_parameters()), model.config
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{write_text(row, list(results), repo_id, revision, config)}")
 
 
 def make_documents(folder: str | Path) -> dict[Path, str]:

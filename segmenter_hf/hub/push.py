@@ -9,8 +9,9 @@ import logging
 import os
 import random
 import re
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import sleep
@@ -20,17 +21,21 @@ import huggingface_hub.constants
 import torch
 from filelock import FileLock, Timeout
 from huggingface_hub import CommitOperationAdd, HfApi
-from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 from huggingface_hub.hf_api import RepoFile
-from transformers import AutoImageProcessor
+from huggingface_hub.utils import parse_ratelimit_headers, validate_repo_id
+from transformers import AutoImageProcessor, PreTrainedModel
+from transformers.utils import is_torchvision_available
 
 from .. import configuration_segmenter, image_processing_pil_segmenter, image_processing_segmenter, modeling_segmenter
-from ..conversion.convert import convert_released
+from ..conversion.convert import load_checkpoint, new_folder, save_checkpoint
 from ..conversion.download import httpx
 from ..conversion.errors import ConversionError
-from ..conversion.released import ReleasedCheckpoint
+from ..conversion.released import ReleasedCheckpoint, apply_protocol, fetch_released, released_folder
+from ..conversion.reporting import hold_warnings, silence_libraries
+from ..image_processing_pil_segmenter import SegmenterImageProcessorPil
 from .cards import TAG, make_card
-from .results import read_results
+from .results import Result, read_results, update_results
 
 
 logger = logging.getLogger(__name__)
@@ -45,6 +50,7 @@ CARD_FILE = "README.md"
 # The licence of the weights: that of MIT asks for its notice to come along. The code states its own.
 LICENCE_FILE = "LICENSE"
 LICENCES = Path(__file__).parent / "licences"
+MODEL_FILES = {CARD_FILE, LICENCE_FILE, "config.json", "model.safetensors", "preprocessor_config.json"}
 # Which the Hub itself writes into a new repository.
 HUB_FILES = {".gitattributes"}
 
@@ -61,8 +67,11 @@ COLLECTIONS = {
 
 # A call is tried again after statuses and errors that may pass, waiting twice as long each time.
 MAX_ATTEMPTS = 8
+# With those after which the Hub asked to wait.
+MAX_CALLS = 30
 FIRST_WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 60.0
+LONGEST_ASKED_WAIT_SECONDS = 600.0
 TEMPORARY_STATUSES = {408, 409, 412, 425, 429}
 # Connections that drop, and the page of a gateway where JSON is expected.
 TEMPORARY_ERRORS = (httpx.TransportError, ConnectionError, json.JSONDecodeError)
@@ -123,21 +132,50 @@ def format_manifest(repo_id: str, manifest: list[ManifestEntry]) -> str:
     return "\n".join([*lines, *(f"  {entry.sha256}  {entry.size:>13,}  {entry.path}" for entry in manifest)])
 
 
-def digest_of_inputs(row: ReleasedCheckpoint, card: str) -> str:
-    """What the contents of an assembled folder follow from: the row, the card, and the code of this package."""
-    digest = hashlib.sha256(f"{row!r}\n{card}".encode())
+def digest_of_inputs(row: ReleasedCheckpoint, repo_id: str, tag: str, results: list[Result]) -> str:
+    """What the contents of an assembled folder follow from, but for the download: the arguments, and this package."""
+    digest = hashlib.sha256(repr((row, repo_id, tag, results)).encode())
     package = Path(modeling_segmenter.__file__).parent
-    for path in sorted(package.rglob("*.py")):
-        digest.update(path.read_bytes())
+    for pattern in ("**/*.py", "data/label_sets/*", "hub/licences/*"):
+        for path in sorted(package.glob(pattern)):
+            digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def describe_downloads(row: ReleasedCheckpoint, cache_dir: Path | None) -> list[list]:
+    """Name, size and time of change of the downloaded files that are there."""
+    paths = [released_folder(row, cache_dir) / file.name for file in row.files]
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in paths if path.is_file()]
 
 
 def write_text(path: Path, text: str):
     """Writes a file that is complete under its name or not there."""
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".writing-", delete=False) as file:
         file.write(text)
     os.chmod(file.name, 0o644)
     os.replace(file.name, path)
+
+
+def write_documents(
+    folder: Path, row: ReleasedCheckpoint, repo_id: str, revision: str, results: list[Result], model: PreTrainedModel
+):
+    """Writes the card, which says of the model what it is, and the licence of its weights."""
+    write_text(folder / CARD_FILE, str(make_card(row, results, repo_id, revision, model)))
+    write_text(folder / LICENCE_FILE, (LICENCES / f"{row.licence}.txt").read_text(encoding="utf-8"))
+
+
+def read_verified(stamp: Path, folder: Path, inputs: dict[str, Any]) -> list[ManifestEntry] | None:
+    """The manifest of a folder that was verified, if nothing has changed since, in it or in what it follows from."""
+    try:
+        verified = json.loads(stamp.read_text(encoding="utf-8"))
+        manifest = make_manifest(folder)
+    except (OSError, ValueError):
+        return None
+    expected = {**inputs, "manifest": [asdict(entry) for entry in manifest]}
+    if isinstance(verified, dict) and not inputs["downloads"]:
+        # Downloads may be deleted, once they are converted.
+        expected["downloads"] = verified.get("downloads")
+    return manifest if verified == expected else None
 
 
 def assemble(
@@ -160,33 +198,44 @@ def assemble(
 
     Raises:
         ConversionError: if it cannot be downloaded or converted.
-        PushError: if what was assembled does not load as what was converted.
+        PushError: if its figures are not what a card can show, or what was assembled does not load as what was
+            converted.
     """
-    card = str(make_card(row, read_results(results_dir, row), repo_id, tag))
-    digest = digest_of_inputs(row, card)
+    try:
+        results = update_results(row, read_results(results_dir, row))
+    except ValueError as error:
+        raise PushError(f"The results of {row.repo_name} in {results_dir} cannot be read: {error}") from error
+    digest = digest_of_inputs(row, repo_id, tag, results)
     folder = work_dir / repo_id
     # Written last: without it, the folder was not verified.
     stamp = folder.with_name(f"{folder.name}.json")
-    if stamp.is_file() and folder.is_dir():
-        verified = json.loads(stamp.read_text(encoding="utf-8"))
-        manifest = make_manifest(folder)
-        if verified == {"digest": digest, "manifest": [asdict(entry) for entry in manifest]}:
-            return folder, manifest
-        stamp.unlink()
-    model = convert_released(row.name, folder, cache_dir=cache_dir, overwrite=True)
-    write_text(folder / CARD_FILE, card)
-    write_text(folder / LICENCE_FILE, (LICENCES / f"{row.licence}.txt").read_text(encoding="utf-8"))
-    verify(folder, model)
+    manifest = read_verified(stamp, folder, {"digest": digest, "downloads": describe_downloads(row, cache_dir)})
+    if manifest is not None:
+        return folder, manifest
+
+    # Nobody else's: this is the push's own folder.
+    stamp.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    with hold_warnings(), new_folder(folder) as unfinished:
+        source = fetch_released(row, cache_dir)
+        with silence_libraries():
+            model, image_processor = load_checkpoint(source, row.source)
+            image_processor = apply_protocol(image_processor, row)
+            save_checkpoint(model, image_processor, unfinished, folder)
+            write_documents(unfinished, row, repo_id, tag, results, model)
+            verify(unfinished, model, image_processor)
     manifest = make_manifest(folder)
-    write_text(stamp, json.dumps({"digest": digest, "manifest": [asdict(entry) for entry in manifest]}, indent=1))
+    stamped = {"digest": digest, "downloads": describe_downloads(row, cache_dir)}
+    write_text(stamp, json.dumps({**stamped, "manifest": [asdict(entry) for entry in manifest]}, indent=1))
     return folder, manifest
 
 
 @torch.no_grad()
-def verify(folder: Path, model: torch.nn.Module):
+def verify(folder: Path, model: PreTrainedModel, image_processor: SegmenterImageProcessorPil):
     """
-    Loads an assembled folder and compares it with the model that was converted: weights, config and outputs. The code
-    in it must be that of this package.
+    Loads an assembled folder and compares it with what was converted: weights, outputs, config and image processor, in
+    both of its backends where there are both. Its files must be those of a repository that needs no package, and the
+    code in them that of this one.
 
     Raises:
         PushError: if anything differs.
@@ -198,18 +247,25 @@ def verify(folder: Path, model: torch.nn.Module):
         differences.append("names of weights")
     elif not all(torch.equal(weight, actual[name]) for name, weight in expected.items()):
         differences.append("weights")
-    config = model.config
-    pixel_values = torch.randn(1, 3, 3 * config.patch_size, 5 * config.patch_size)
-    if not torch.equal(model(pixel_values)[0], loaded(pixel_values)[0]):
+    patch_size = model.config.patch_size
+    pixel_values = torch.linspace(-1, 1, 3 * 3 * 5 * patch_size**2).view(1, 3, 3 * patch_size, 5 * patch_size)
+    if not torch.allclose(model(pixel_values)[0], loaded(pixel_values)[0], rtol=1e-5, atol=1e-6):
         differences.append("outputs")
-    if config.to_diff_dict() != loaded.config.to_diff_dict():
+    stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = model.config.to_dict()
+    if loaded.config.to_diff_dict() != model.config.to_diff_dict() or stored.get("auto_map") != config["auto_map"]:
         differences.append("config")
-    if AutoImageProcessor.from_pretrained(folder).patch_size != config.patch_size:
-        differences.append("patch size of the image processor")
-    for module in CODE_MODULES:
-        source = Path(module.__file__)
-        if (folder / source.name).read_bytes() != source.read_bytes():
-            differences.append(source.name)
+    for backend in ("pil", "torchvision") if is_torchvision_available() else ("pil",):
+        settings = AutoImageProcessor.from_pretrained(folder, backend=backend).to_dict()
+        if settings != image_processor.to_dict():
+            differences.append(f"image processor ({backend})")
+    stored = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+    if stored.get("auto_map") != image_processor.to_dict()["auto_map"]:
+        differences.append("code of the image processor")
+    sources = [Path(module.__file__) for module in CODE_MODULES]
+    differences += [path.name for path in sources if (folder / path.name).read_bytes() != path.read_bytes()]
+    names = {path.name for path in folder.iterdir()}
+    differences += sorted(names ^ {*MODEL_FILES, *(path.name for path in sources)})
     if differences:
         raise PushError(f"{folder} does not load as what was converted. It differs in: {', '.join(differences)}.")
 
@@ -221,10 +277,35 @@ def iterate_causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+def read_failure(failure: BaseException) -> tuple[int | None, bool, Mapping[str, str]]:
+    """
+    The status of the answer that an error comes from, whether it came from the Hub itself, and its headers. Storage
+    behind the Hub refuses addresses that have expired, and knows no tokens; new addresses are had by another attempt.
+    """
+    for cause in iterate_causes(failure):
+        response = getattr(cause, "response", None)
+        if response is not None:
+            return response.status_code, "authorization" in response.request.headers, response.headers
+        # Xet's client gives its errors as text.
+        match = re.search(r"HTTP status (?:client|server) error \((\d{3})", str(cause))
+        if match:
+            return int(match[1]), "xet-write-token" in str(cause), {}
+    return None, False, {}
+
+
+def read_wait(headers: Mapping[str, str]) -> float | None:
+    """The seconds that the Hub asks to wait."""
+    limit = parse_ratelimit_headers(headers)
+    if limit is not None and limit.remaining == 0:
+        return limit.reset_in_seconds
+    retry_after = headers.get("Retry-After", "")
+    return float(retry_after) if retry_after.isdigit() else None
+
+
 def call_hub(action: str, function: Callable[..., Answer], *args: Any, **kwargs: Any) -> Answer:
     """
-    Calls the Hub, again and again where the failure may pass: dropped connections, too many requests (as long as the
-    Hub asks to wait), errors of the server, and changes that others made in between.
+    Calls the Hub, again and again where the failure may pass: dropped connections, errors of the server, changes that
+    others made in between, and too many requests, after which it waits for as long as the Hub asks.
 
     Args:
         action (`str`): What is done, for errors.
@@ -234,51 +315,62 @@ def call_hub(action: str, function: Callable[..., Answer], *args: Any, **kwargs:
         AccessError: if the token is missing, wrong, or may not do this.
         PushError: if it fails otherwise, or too often.
     """
-    for attempt in range(MAX_ATTEMPTS):
+    num_failures = 0
+    for _ in range(MAX_CALLS):
         try:
             return function(*args, **kwargs)
         except LocalTokenNotFoundError as error:
-            raise AccessError(describe_refusal(action, 401)) from error
+            raise AccessError(describe_refusal(action, 401, error)) from error
         # Uploads wrap errors of the connection in a RuntimeError. A card that the Hub does not accept is a ValueError.
         except (HfHubHTTPError, httpx.HTTPError, OSError, RuntimeError, ValueError) as error:
             failure = error
-        response = next(
-            (cause.response for cause in iterate_causes(failure) if getattr(cause, "response", None) is not None), None
-        )
-        status = None if response is None else response.status_code
-        if status in (401, 403):
-            raise AccessError(describe_refusal(action, status)) from failure
-        may_pass = any(isinstance(cause, TEMPORARY_ERRORS) for cause in iterate_causes(failure))
-        if not may_pass and (status is None or (status < 500 and status not in TEMPORARY_STATUSES)):
+        status, is_from_hub, headers = read_failure(failure)
+        if status in (401, 403) and is_from_hub:
+            raise AccessError(describe_refusal(action, status, failure)) from failure
+        if status is not None:
+            may_pass = status >= 500 or status in TEMPORARY_STATUSES or status in (401, 403)
+        else:
+            may_pass = any(isinstance(cause, TEMPORARY_ERRORS) for cause in iterate_causes(failure))
+        if not may_pass:
             raise PushError(f"{action} failed: {describe(failure)}") from failure
-        seconds = min(FIRST_WAIT_SECONDS * 2**attempt, LONGEST_WAIT_SECONDS)
-        retry_after = "" if response is None else response.headers.get("Retry-After", "")
-        if retry_after.isdigit():
-            seconds = max(seconds, min(int(retry_after), LONGEST_WAIT_SECONDS))
+        asked_seconds = read_wait(headers)
+        # Waiting as it was asked to is no failure.
+        num_failures += asked_seconds is None
+        if num_failures >= MAX_ATTEMPTS:
+            break
+        seconds = min(FIRST_WAIT_SECONDS * 2**num_failures, LONGEST_WAIT_SECONDS)
+        if asked_seconds is not None:
+            seconds = min(asked_seconds + 1, LONGEST_ASKED_WAIT_SECONDS)
         reason = f"status {status}" if status is not None else type(failure).__name__
-        logger.warning("%s failed (%s), attempt %d of %d.", action, reason, attempt + 1, MAX_ATTEMPTS)
-        if attempt + 1 < MAX_ATTEMPTS:
-            # Some more at random, so that several processes do not come back together.
-            sleep(seconds * random.uniform(1.0, 1.25))
-    raise PushError(f"{action} failed {MAX_ATTEMPTS} times, last: {describe(failure)}") from failure
+        logger.warning("%s failed (%s). Trying again in %.0f seconds.", action, reason, seconds)
+        # Some more at random, so that several processes do not come back together.
+        sleep(seconds * random.uniform(1.0, 1.25))
+    raise PushError(f"{action} failed too often, last: {describe(failure)}") from failure
 
 
 def describe(error: BaseException) -> str:
     """An error and its causes in one line, with addresses that may be signed cut at their query."""
-    lines = [str(cause).strip().partition("\n")[0] for cause in iterate_causes(error)]
-    text = ": ".join(dict.fromkeys(line for line in lines if line)) or type(error).__name__
-    return re.sub(r"\?\S+", "", text)
+    texts = []
+    for cause in iterate_causes(error):
+        reason = getattr(cause, "server_message", None)
+        # Of an answer the first line names it, and the reason is what its server says.
+        text = " ".join(str(cause).split()) if reason is None else f"{str(cause).strip().splitlines()[0]} {reason}"
+        texts.append(re.sub(r"\?\S+", "", text))
+    return ": ".join(dict.fromkeys(text for text in texts if text)) or type(error).__name__
 
 
-def describe_refusal(action: str, status: int) -> str:
+def describe_refusal(action: str, status: int, error: BaseException) -> str:
     if status == 401:
         return (
             f"{action} was refused (status 401): the Hub does not know the token, or there is none. Log in with "
             "`hf auth login`, or set HF_TOKEN, to a token that may write."
         )
+    reasons = [reason for cause in iterate_causes(error) if (reason := getattr(cause, "server_message", None))]
+    reason = f" The Hub says: {reasons[0]}" if reasons else ""
     return (
         f"{action} was refused (status 403): the token may not do this. It must have write access to the repositories "
-        "and collections of the organisation, whose member its owner must be (https://huggingface.co/settings/tokens)."
+        "and collections of the organisation, whose member its owner must be "
+        f"(https://huggingface.co/settings/tokens).{reason}"
     )
 
 
@@ -360,7 +452,54 @@ def push_folder(
     if tag is not None:
         # Last of all, so that what has the tag is complete.
         call_hub(f"Tagging {repo_id}", api.create_tag, repo_id, tag=tag, revision=commit, exist_ok=True)
+        # It may be somebody else's that came in between, which is left as it is.
+        if find_differences(manifest, call_hub(f"Reading {repo_id}", list_remote_files, api, repo_id, tag)):
+            raise PushError(
+                f"{repo_id} got the tag {tag} from elsewhere, with other contents. Pass --tag with a new one."
+            )
     return uploaded
+
+
+def check_names(rows: list[ReleasedCheckpoint], org: str, tag: str):
+    """
+    Raises:
+        PushError: if the organisation or the tag has no name that the Hub takes.
+    """
+    for row in rows:
+        try:
+            validate_repo_id(f"{org}/{row.repo_name}")
+        except HFValidationError as error:
+            raise PushError(f"{org!r} is no name of an organisation or user: {error}") from error
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", tag) or ".." in tag or tag == "main":
+        raise PushError(f"{tag!r} cannot be a tag. Take letters, digits, dots and dashes, as in v1.0, but not main.")
+
+
+def check_access(api: HfApi, org: str):
+    """
+    Asks whose the token is, before anything is downloaded.
+
+    Raises:
+        AccessError: if the Hub does not know it, it may only read, or its owner does not belong to `org`.
+    """
+    account = call_hub("Logging in", api.whoami)
+    names = [account["name"], *(organization["name"] for organization in account.get("orgs", []))]
+    if org not in names:
+        raise AccessError(f"The token is that of {account['name']}, who is no member of {org}, but of: {names[1:]}.")
+    if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise AccessError(
+            "The token may only read. Make one that may write (https://huggingface.co/settings/tokens), and log in "
+            "with it by `hf auth login`, or set HF_TOKEN."
+        )
+
+
+def remove_leftovers(folder: Path):
+    """Removes what killed runs left half-written, weights included."""
+    for pattern in (".converting-*", ".writing-*"):
+        for path in folder.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def add_to_collection(api: HfApi, org: str, row: ReleasedCheckpoint, repo_id: str, private: bool = False):
@@ -440,17 +579,22 @@ def push_released(
     """
     work_dir = Path(work_dir or Path(huggingface_hub.constants.HF_HOME) / "segmenter_hf" / "push")
     cache_dir = None if cache_dir is None else Path(cache_dir)
-    work_dir.mkdir(parents=True, exist_ok=True)
+    check_names(rows, org, tag)
+    if huggingface_hub.constants.HF_HUB_OFFLINE and not dry_run:
+        raise PushError("HF_HUB_OFFLINE forbids to speak with the Hub. Unset it, or pass --dry_run.")
     api = api or HfApi()
-    lock = FileLock(work_dir / ".lock", timeout=0)
     try:
+        work_dir.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(work_dir / ".lock", timeout=0)
         lock.acquire()
     except Timeout as error:
         raise PushError(f"Another push is at work in {work_dir}. Wait for it, or pass another --work_dir.") from error
+    except OSError as error:
+        raise PushError(f"{work_dir} cannot be written: {error}.") from error
     try:
         if not dry_run:
-            # Before the first download.
-            call_hub("Logging in", api.whoami)
+            check_access(api, org)
+        remove_leftovers(work_dir / org)
         for row in rows:
             repo_id, manifest = f"{org}/{row.repo_name}", []
             try:
@@ -461,8 +605,8 @@ def push_released(
                     add_to_collection(api, org, row, repo_id, private)
             except AccessError:
                 raise
-            except (ConversionError, PushError) as error:
-                yield Outcome(repo_id, manifest, [], str(error))
+            except (ConversionError, PushError, OSError) as error:
+                yield Outcome(repo_id, manifest, [], " ".join(str(error).split()))
             else:
                 yield Outcome(repo_id, manifest, uploaded)
     finally:
@@ -477,4 +621,5 @@ __all__ = [
     "make_manifest",
     "push_folder",
     "push_released",
+    "write_documents",
 ]

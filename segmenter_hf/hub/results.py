@@ -145,7 +145,7 @@ def published_results(row: ReleasedCheckpoint) -> list[Result]:
     first = (row.published_miou_percent_ss, row.published_miou_percent_ms)
     pairs = [] if None in first else [(source.name, first)]
     if row.also_published_miou_percent is not None:
-        pairs.append((f"{source.name}, other figures for the same file", row.also_published_miou_percent))
+        pairs.append((f"{source.name}, another training of this model", row.also_published_miou_percent))
     return [
         Result(
             metric=METRIC,

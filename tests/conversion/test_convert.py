@@ -1,5 +1,6 @@
 """The output folder appears complete or not at all."""
 
+import errno
 import os
 
 import pytest
@@ -107,6 +108,57 @@ def test_folder_filled_meanwhile_is_kept(source, tmp_path, monkeypatch):
         convert_checkpoint(source, tmp_path / "output")
     assert names(tmp_path) == {"source", "output"}
     assert names(tmp_path / "output") == {"notes.txt"}
+
+
+def test_parents_are_removed_if_nothing_comes_of_them(source, tmp_path):
+    (source / "variant.yml").unlink()
+    (tmp_path / "models").mkdir()
+    with pytest.raises(ConversionError, match="variant.yml"):
+        convert_checkpoint(source, tmp_path / "models" / "a" / "b" / "output")
+    assert names(tmp_path / "models") == set()
+
+
+def test_output_that_cannot_be_written_costs_no_conversion(source, tmp_path, monkeypatch):
+    monkeypatch.setattr("segmenter_hf.conversion.convert.load_checkpoint", None)
+
+    def fail(**settings):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryDirectory", fail)
+    with pytest.raises(ConversionError, match="output cannot be written: Permission denied"):
+        convert_checkpoint(source, tmp_path / "a" / "output")
+    assert names(tmp_path) == {"source"}
+
+
+@pytest.mark.parametrize("path", ["a\0b", "a" * 300, "/".join(["a" * 100] * 60), "circle", "circle/a"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_paths_that_cannot_be(path, overwrite, source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(ConversionError, match="cannot be written"):
+        convert_checkpoint(source, path, overwrite=overwrite)
+    assert names(tmp_path) == {"source", "circle"}
+
+
+def test_longest_name(source, tmp_path):
+    """Folders beside it have none that is longer."""
+    convert_checkpoint(source, tmp_path / ("o" * 255))
+    assert names(tmp_path) == {"source", "o" * 255}
+
+
+def test_warnings_follow_success_only(tmp_path, caplog, monkeypatch):
+    source = make_original_checkpoint(dataset="mine").write(tmp_path / "source")
+    convert_checkpoint(source, tmp_path / "output")
+    assert [message for message in caplog.messages if "LABEL_6" in message] == caplog.messages != []
+    caplog.clear()
+
+    def fail(self, folder):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("segmenter_hf.image_processing_pil_segmenter.SegmenterImageProcessorPil.save_pretrained", fail)
+    with pytest.raises(ConversionError, match="No space left"):
+        convert_checkpoint(source, tmp_path / "other")
+    assert caplog.messages == []
 
 
 def test_parent_that_is_a_file(source, tmp_path):

@@ -443,6 +443,19 @@ class TestRefused:
             message = fails(server, path, **known)
         assert "expected a checkpoint, got a web page" in message and files(path) == set()
 
+    @pytest.mark.parametrize(
+        ("body", "kind"),
+        [
+            (b"<?xml version='1.0'?><Error><Code>NoSuchKey</Code></Error>", "an XML document"),
+            (b'{"error": "Repository not found"}', "a JSON document"),
+            (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n", "a pointer of Git LFS"),
+        ],
+    )
+    def test_other_answers(self, path, body, kind):
+        with serve(every_fault=Fault(body=body)) as server:
+            assert f"expected a checkpoint, got {kind}" in fails(server, path)
+        assert files(path) == set()
+
     def test_web_page_does_not_cost_what_was_received(self, path):
         with serve(Fault(cut_after=100_000), Fault(body=WEB_PAGE)) as server:
             assert "web page" in fails(server, path)

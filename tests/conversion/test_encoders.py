@@ -497,8 +497,13 @@ def test_pickled_arrays_are_refused_and_not_run(tmp_path):
         pytest.param({"no_embed_class": True}, {}, "square grid.*there are 15", id="no_position_of_the_class_token"),
         pytest.param({"embed_dim": 96, "num_heads": 3}, {}, "width of 96.*--num_attention_heads.$", id="width"),
         pytest.param({}, {"num_attention_heads": 3}, "num_attention_heads", id="heads_do_not_divide"),
+        pytest.param(
+            {}, {"num_attention_heads": "many"}, "not make a model: .*num_attention_heads.* int", id="no_number"
+        ),
         pytest.param({}, {"num_attention_heads": 0}, "num_attention_heads", id="no_heads"),
         pytest.param({}, {"image_size": 100}, "--image_size.*16 pixels, got 100 x 100", id="no_multiple"),
+        pytest.param({}, {"image_size": 16 * 10**5}, "--image_size .* at most 262144 are made", id="large_image"),
+        pytest.param({}, {"image_size": 16 * 10**99}, "--image_size .* an integer of .* bits", id="huge_image"),
         pytest.param({}, {"image_size": (64, 0)}, "--image_size.*got 64 x 0", id="empty_image"),
         pytest.param({}, {"normalization": "imagenet"}, "--normalization.*deit, vit.*'imagenet'", id="normalization"),
         pytest.param({}, {"position_embedding_interpolation": "nearest"}, "nearest", id="interpolation"),

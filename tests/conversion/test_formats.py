@@ -1,6 +1,7 @@
 """What a file is, is told by its contents, and files of no format are refused in one line."""
 
 import io
+import os
 import shutil
 
 import numpy as np
@@ -14,6 +15,7 @@ from segmenter_hf.conversion.convert import load_checkpoint
 from segmenter_hf.conversion.formats import FORMATS, recognise
 from segmenter_hf.conversion.sources import read_source
 from tests.common import REPOSITORY, tiny_config
+from tests.conversion.mmsegmentation_checkpoints import make_mmsegmentation_checkpoint
 from tests.conversion.original_checkpoints import make_original_checkpoint
 
 
@@ -77,6 +79,16 @@ def bytes_of_npz() -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.parametrize("make", [make_original_checkpoint, make_mmsegmentation_checkpoint])
+def test_names_of_parallel_training(make, tmp_path):
+    checkpoint = make()
+    expected, _ = load_checkpoint(checkpoint.write(tmp_path / "unwrapped"))
+    checkpoint.state_dict = {f"module.{name}": tensor for name, tensor in checkpoint.state_dict.items()}
+    actual, _ = load_checkpoint(checkpoint.write(tmp_path / "wrapped"))
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(actual.state_dict()[name], tensor)
+
+
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
@@ -86,6 +98,7 @@ def bytes_of_npz() -> bytes:
         ({"model": [1]}, "it holds entries named model"),
         ({"model": {}}, "it holds model, and no state dict"),
         ({1: torch.zeros(1)}, "it holds 1, and no state dict"),
+        ({"model": {"a": torch.zeros(1), 5: torch.zeros(1)}}, "it holds 5, a, and no state dict, whose keys would"),
         ({}, "it holds none, and no state dict"),
         ([1, 2], "it holds an object of type list"),
         (torch.zeros(3), "it holds an object of type Tensor"),
@@ -138,6 +151,31 @@ def test_path_that_is_nowhere(tmp_path, monkeypatch):
         ConversionError, match="google/no-vit is no file or folder here, and cannot be had from the Hub"
     ):
         load_checkpoint("google/no-vit")
+
+
+@pytest.mark.parametrize("path", ["https://example.com/a.pth", "http://example.com/vit"])
+def test_address(path):
+    with pytest.raises(ConversionError, match="is an address. Download it and name the file, or pass --released NAME"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("path", ["a\0b", "a" * 5000, "/".join(["a" * 200] * 30), "circle", "circle/a.pth"])
+def test_paths_that_cannot_be(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(ConversionError, match="does not exist|cannot be read") as error:
+        load_checkpoint(path)
+    assert str(error.value).isprintable()
+
+
+def test_what_is_no_file_is_not_opened(tmp_path):
+    """Reading a pipe would wait for somebody to write into it, for ever."""
+    os.mkfifo(tmp_path / "checkpoint.pth")
+    for path, message in ((tmp_path / "checkpoint.pth", "is neither a file nor a folder"), (tmp_path, "has none")):
+        with pytest.raises(ConversionError, match=message):
+            load_checkpoint(path)
+    with pytest.raises(ConversionError, match="is neither a file nor a folder"):
+        load_checkpoint("/dev/null")
 
 
 def test_original_without_some_weights_says_which(tmp_path):

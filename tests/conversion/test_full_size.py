@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from segmenter_hf import SegmenterForSemanticSegmentation, SegmenterModel
 from segmenter_hf.conversion.released import ARCHITECTURES, find_released
 from tests.common import random_pixel_values, run_python
-from tests.conversion.encoder_checkpoints import make_augreg_arrays
+from tests.conversion.encoder_checkpoints import make_augreg_arrays, make_timm_model
 from tests.conversion.mmsegmentation_checkpoints import make_mmsegmentation_checkpoint, mmsegmentation_logits
 from tests.conversion.original_checkpoints import make_original_checkpoint, original_logits
 
@@ -68,11 +69,12 @@ def folder(tmp_path) -> Iterator[Path]:
     shutil.rmtree(tmp_path)
 
 
-def convert(source: Path, output_dir: Path, weights_file: Path, cwd: Path) -> dict:
+def convert(source: Path, output_dir: Path, weights_file: Path, cwd: Path, weight_bytes: int | None = None) -> dict:
+    """Converts within twice the memory of the file or, if `weight_bytes` says what they take in float32, of these."""
     measured = json.loads(run_python(CONVERT, source, output_dir, cwd=cwd).stdout.splitlines()[-1])
     file_bytes = os.path.getsize(weights_file)
     print(f"{weights_file.name}: {file_bytes / 1e6:.0f} MB, {measured}")
-    assert measured["peak_bytes"] <= 2 * file_bytes + OVERHEAD_BYTES
+    assert measured["peak_bytes"] <= 2 * (weight_bytes or file_bytes) + OVERHEAD_BYTES
     return measured
 
 
@@ -157,3 +159,20 @@ def test_augreg(name, folder):
     last_layer = f"Transformer/encoderblock_{architecture.num_hidden_layers - 1}"
     kernel = arrays[f"{last_layer}/MlpBlock_3/Dense_1/kernel"]
     assert torch.equal(model.layers[-1].mlp.fc2.weight, torch.from_numpy(kernel.T.copy()))
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_float16_and_the_like(dtype, kind, folder):
+    """The result alone takes twice the memory of the file."""
+    weights = make_timm_model(img_size=384, embed_dim=768, depth=12, num_heads=12).state_dict()
+    weight_bytes = 4 * sum(tensor.numel() for tensor in weights.values())
+    weights = {name: tensor.to(dtype) for name, tensor in weights.items()}
+    path = folder / "weights"
+    if kind == "safetensors":
+        save_file(weights, path)
+    else:
+        torch.save(weights, path, _use_new_zipfile_serialization=kind == "zip")
+    convert(path, folder / "model", path, cwd=folder, weight_bytes=weight_bytes)
+    model = SegmenterModel.from_pretrained(folder / "model")
+    assert torch.equal(model.embeddings.position_embeddings, weights["pos_embed"].float())

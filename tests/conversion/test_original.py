@@ -361,11 +361,23 @@ DISAGREEMENTS = [
 WRONG_VALUES = [
     ("net_kwargs", None, "lacks `net_kwargs.image_size`"),
     ("net_kwargs.n_heads", None, "lacks `net_kwargs.n_heads`"),
-    ("net_kwargs.n_heads", True, "`net_kwargs.n_heads` of variant.yml must be a positive integer, got True"),
-    ("net_kwargs.d_model", "64", "`net_kwargs.d_model` of variant.yml must be a positive integer, got '64'"),
-    ("net_kwargs.image_size", [64], "`net_kwargs.image_size` of variant.yml must be a height and a width, got [64]"),
+    (
+        "net_kwargs.n_heads",
+        True,
+        "`net_kwargs.n_heads` of variant.yml must be a positive integer up to 1000000, got True",
+    ),
+    (
+        "net_kwargs.d_model",
+        "64",
+        "`net_kwargs.d_model` of variant.yml must be a positive integer up to 1000000, got '64'",
+    ),
+    (
+        "net_kwargs.image_size",
+        [64],
+        "`net_kwargs.image_size` of variant.yml must be a height and a width up to 1000000, got [64]",
+    ),
     ("net_kwargs.image_size", None, "lacks `net_kwargs.image_size`"),
-    ("net_kwargs.dropout", "none", "`net_kwargs.dropout` of variant.yml must be a number, got 'none'"),
+    ("net_kwargs.dropout", "none", "`net_kwargs.dropout` of variant.yml must be a number of usual size, got 'none'"),
     ("net_kwargs.drop_path_rate", 1.5, "`drop_path_rate` must be at least 0 and below 1, got 1.5"),
     (
         "dataset_kwargs.normalization",
@@ -433,6 +445,15 @@ def test_weights_of_wrong_shapes_are_refused(name, weight, message, tmp_path):
     with pytest.raises(ConversionError) as error:
         load_checkpoint(checkpoint.write(tmp_path))
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("n_cls", [torch.tensor([1, 2]), torch.ones(1).expand(10**13), "7" * 10**6, 7.0, [[7]], 2**80])
+def test_number_of_classes_beside_the_weights_is_checked(n_cls, tmp_path):
+    checkpoint = make_original_checkpoint()
+    checkpoint.n_cls = n_cls
+    with pytest.raises(ConversionError, match="`n_cls` of checkpoint.pth must be a positive integer") as error:
+        load_checkpoint(checkpoint.write(tmp_path))
+    assert len(str(error.value)) < 300
 
 
 @pytest.mark.parametrize("decoder", ["linear", "mask_transformer"])

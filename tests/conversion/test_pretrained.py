@@ -22,7 +22,6 @@ from transformers import (
     ViTImageProcessor,
     ViTModel,
 )
-from transformers.utils import logging as transformers_logging
 
 from segmenter_hf.conversion import ConversionError
 from segmenter_hf.conversion.encoders import EncoderOptions, is_augreg, is_mmsegmentation_encoder, is_timm
@@ -171,25 +170,6 @@ def test_normalisation_is_assumed_where_there_is_no_preprocessor(model_class, me
     assert "assumed" in message and f"--normalization {'deit' if mean == 0.5 else 'vit'}" in message
 
 
-@pytest.mark.parametrize("has_progress_bar", [False, True])
-def test_settings_of_logging_are_left_as_they_were(has_progress_bar, tmp_path):
-    write_transformers(tmp_path, ViTForImageClassification)
-    before = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-
-    def configure_logging(verbosity: int, has_progress_bar: bool):
-        transformers_logging.set_verbosity(verbosity)
-        toggle = "enable_progress_bar" if has_progress_bar else "disable_progress_bar"
-        getattr(transformers_logging, toggle)()
-
-    try:
-        configure_logging(logging.ERROR, has_progress_bar)
-        load_transformers(read_source(tmp_path), EncoderOptions())
-        assert transformers_logging.get_verbosity() == logging.ERROR
-        assert transformers_logging.is_progress_bar_enabled() is has_progress_bar
-    finally:
-        configure_logging(*before)
-
-
 def test_weights_of_half_precision_and_an_attention_that_is_not_installed(tmp_path):
     """Of what a folder asks for only the weights matter."""
     saved = write_transformers(tmp_path, ViTModel).half()
@@ -227,8 +207,10 @@ def widen(state_dict):
     [
         pytest.param(drop("cls_token"), "missing are .*cls_token; left over are none", id="missing"),
         pytest.param(drop("1.layernorm_after.bias"), "missing are .*1.layernorm_after.bias", id="missing_in_a_layer"),
-        pytest.param(add_layer, "missing are none; left over are .*2.attention.*and . more", id="more_layers"),
-        pytest.param(widen, "position_embeddings .1, 99, 48. instead of .1, 17, 48.", id="shape"),
+        pytest.param(add_layer, "`num_hidden_layers` is 2, but the weights say 3", id="more_layers"),
+        pytest.param(
+            widen, "`image_size` makes 16 patches, but the weights have position embeddings for 98", id="shape"
+        ),
     ],
 )
 def test_weights_that_do_not_fit_the_config_are_refused(edit, message, tmp_path, capfd):
@@ -246,6 +228,10 @@ def truncate(folder: Path):
     file.write_bytes(file.read_bytes()[:1000])
 
 
+def replace_by_pointer(folder: Path):
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 1\n")
+
+
 def configure(**values):
     def edit(folder: Path):
         file = folder / "config.json"
@@ -257,10 +243,19 @@ def configure(**values):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        pytest.param(truncate, "transformers cannot load ViTModel from", id="truncated"),
+        pytest.param(truncate, "model.safetensors is truncated or not a safetensors file", id="truncated"),
+        pytest.param(replace_by_pointer, "model.safetensors is a pointer of Git LFS.*git lfs pull", id="pointer"),
         pytest.param(lambda folder: (folder / "model.safetensors").unlink(), "no file named", id="no_weights"),
-        pytest.param(configure(hidden_size="wide"), "transformers cannot load ViTModel from", id="config"),
-        pytest.param(configure(num_channels=1), "instead of .48, 1, 8, 8.", id="channels"),
+        pytest.param(configure(hidden_size="wide"), "`hidden_size` of .*config.json must be a positive", id="config"),
+        pytest.param(configure(num_channels=1), "`num_channels` is 1, but the weights say 3", id="channels"),
+        # Before a model of that size is made.
+        pytest.param(configure(num_hidden_layers=10**6), "is 1000000, but the weights say 2", id="layers"),
+        pytest.param(configure(hidden_size=10**5), "`hidden_size` is 100000, but the weights say 48", id="width"),
+        pytest.param(configure(image_size=[32, 32, 32]), "image_size.*must be a height and a width", id="sizes"),
+        pytest.param(configure(image_size=48), "makes 36 patches, but .* for 16", id="image_size"),
+        pytest.param(configure(qkv_bias=False), "`qkv_bias` is False, but the weights say True", id="biases"),
+        pytest.param(configure(layer_norm_eps=-1), "layer_norm_eps.*at least 0 and below 1, got -1", id="eps"),
+        pytest.param(configure(hidden_act="relu9"), "must be an activation of transformers, got 'relu9'", id="act"),
         pytest.param(configure(model_type="beit"), "type 'beit', .*vit and deit can be converted", id="beit"),
         pytest.param(configure(model_type=["vit"]), r"type \['vit'\]", id="no_name"),
         pytest.param(configure(patch_size=[8, 16]), "do not fit", id="oblong_patches"),
@@ -272,6 +267,39 @@ def test_folders_that_are_refused(damage, message, tmp_path):
     with pytest.raises(ConversionError, match=message) as error:
         load_transformers(read_source(tmp_path), EncoderOptions())
     assert "\n" not in str(error.value)
+
+
+def test_weights_in_several_files(tmp_path):
+    saved = write_transformers(tmp_path / "model", ViTForImageClassification)
+    expected, _ = load_transformers(read_source(tmp_path / "model"), EncoderOptions())
+    saved.save_pretrained(tmp_path / "shards", max_shard_size="50KB")
+    index_file = tmp_path / "shards" / "model.safetensors.index.json"
+    actual, _ = load_transformers(read_source(tmp_path / "shards"), EncoderOptions())
+    assert actual.state_dict().keys() == expected.state_dict().keys()
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(actual.state_dict()[name], tensor)
+
+    index = json.loads(index_file.read_text())
+    name = "vit.embeddings.cls_token"
+    for file, message in (("other.safetensors", "lacks files .* names: other"), ("../a.safetensors", "`weight_map`")):
+        index["weight_map"][name] = file
+        index_file.write_text(json.dumps(index))
+        with pytest.raises(ConversionError, match=message):
+            load_transformers(read_source(tmp_path / "shards"), EncoderOptions())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "nonesuch", None])
+def test_weights_are_not_rounded_to_what_the_config_says(dtype, tmp_path):
+    saved = write_transformers(tmp_path, ViTModel)
+    configure(dtype=dtype)(tmp_path)
+    model, _ = load_transformers(read_source(tmp_path), EncoderOptions())
+    assert torch.equal(model.embeddings.position_embeddings, saved.embeddings.position_embeddings)
+
+
+def test_config_names_the_folder(tmp_path):
+    write_transformers(tmp_path, ViTModel)
+    model, _ = load_transformers(read_source(tmp_path / "config.json"), EncoderOptions())
+    assert model.config.hidden_size == 48
 
 
 def test_other_models_are_refused_by_their_names(tmp_path):

@@ -212,3 +212,9 @@ def test_long_texts_are_refused():
 def test_errors_quote_little():
     for text in ("x = " + "q" * 100_000, "x = " + "q" * 100_000 + "()", "x = [1]." + "q" * 100_000 + "(2)"):
         refusal(text)
+
+
+def test_warnings_of_the_compiler_are_not_shown(recwarn):
+    assert parse_python_config("a = '\\d'", "config.py") == {"a": "\\d"}
+    refusal("a = 1is 1")
+    assert not list(recwarn)

@@ -1,11 +1,17 @@
 """Broken and hostile files are refused in one line, and nothing in them is executed."""
 
+import io
 import json
 import pickle
+import re
+import struct
 import sys
+import tracemalloc
 import zipfile
 from collections import Counter, OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import sleep
 
 import numpy as np
 import pytest
@@ -14,6 +20,8 @@ from safetensors.torch import save_file
 
 from segmenter_hf.conversion import ConversionError
 from segmenter_hf.conversion.safe_loading import (
+    MAX_JSON_LENGTH,
+    MAX_YAML_LENGTH,
     Placeholder,
     is_npz,
     is_safetensors,
@@ -21,6 +29,7 @@ from segmenter_hf.conversion.safe_loading import (
     load_npz,
     load_safetensors,
     load_torch_file,
+    load_weights,
     load_yaml,
 )
 from tests.common import run_python
@@ -66,14 +75,16 @@ def test_truncated_torch_file(share, is_zip, tmp_path):
     path = tmp_path / "checkpoint.pth"
     torch.save({"model": {"weight": torch.zeros(5000)}}, path, _use_new_zipfile_serialization=is_zip)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    assert refusal(load_torch_file, path).endswith("is truncated or not a PyTorch checkpoint.")
+    message = refusal(load_torch_file, path)
+    assert message.endswith("is truncated or not a PyTorch, NumPy or safetensors file.") or "an empty file" in message
+    assert ("an empty file" in message) == (path.stat().st_size == 0)
 
 
-@pytest.mark.parametrize("contents", [b"hello world", b"a: 1\n", b'{"a": 1}', b"\x00" * 1000, b"\xff\xfe\xfd" * 99])
+@pytest.mark.parametrize("contents", [b"hello world", b"a: 1\n", b"\x00" * 1000, b"\xff\xfe\xfd" * 99])
 def test_other_files_are_no_torch_files(contents, tmp_path):
     path = tmp_path / "checkpoint.pth"
     path.write_bytes(contents)
-    assert "truncated or not a PyTorch checkpoint" in refusal(load_torch_file, path)
+    assert "truncated or not a PyTorch, NumPy or safetensors file" in refusal(load_torch_file, path)
 
 
 def test_damaged_torch_file_never_fails_otherwise(tmp_path):
@@ -99,14 +110,110 @@ def test_zip_archive_that_is_no_torch_file(tmp_path):
     path = tmp_path / "checkpoint.pth"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("notes.txt", "nothing")
-    assert "truncated or not a PyTorch checkpoint" in refusal(load_torch_file, path)
+    assert "truncated or not a PyTorch, NumPy or safetensors file" in refusal(load_torch_file, path)
 
 
-@pytest.mark.parametrize("start", ["<!DOCTYPE html>\n<html>", "\n  <html lang='en'>"])
-def test_web_page(start, tmp_path):
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ("\n  <html lang='en'><body>404 Not Found</body></html>", "is a web page, not a checkpoint. Did the download"),
+        ('{"error": "Repository not found"}', "is a JSON document, not a checkpoint"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:4d\n", "is a pointer of Git LFS.*git lfs pull"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pth", ".npz", ".safetensors"])
+def test_files_that_stand_for_a_checkpoint(contents, message, suffix, tmp_path):
+    path = tmp_path / f"checkpoint{suffix}"
+    path.write_text(contents)
+    assert re.search(message, refusal(load_weights, path))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_torchscript_archive(tmp_path):
+    torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), tmp_path / "model.pt")
+    assert "is a TorchScript archive, not a checkpoint. Save the weights" in refusal(
+        load_weights, tmp_path / "model.pt"
+    )
+
+
+def test_compressed_torch_file(tmp_path):
+    """Its tensors, which are mapped from the file, would be what the compression made of them."""
     path = tmp_path / "checkpoint.pth"
-    path.write_text(f"{start}<body>404 Not Found</body></html>")
-    assert "is a web page" in refusal(load_torch_file, path)
+    torch.save({"model": torch.zeros(9)}, path)
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, record in records.items():
+            archive.writestr(name, record)
+    assert "is refused: its records are compressed" in refusal(load_torch_file, path)
+
+
+def make_legacy_file(pickled: bytes) -> bytes:
+    """A file of the format before PyTorch 1.6 whose object is those opcodes."""
+    buffer = io.BytesIO()
+    torch.save("here", buffer, _use_new_zipfile_serialization=False)
+    return buffer.getvalue().replace(pickle.dumps("here", 2), pickled)
+
+
+LONG = struct.pack("<Q", 2**60)
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [b"\x80\x04\x8e" + LONG, b"\x80\x04\x8d" + LONG, b"\x80\x02X\xff\xff\xff\xff", b"\x80\x02\x8b\xff\xff\xff\x7f"],
+    ids=["bytes", "text", "short_text", "integer"],
+)
+@pytest.mark.parametrize("is_bare", [True, False])
+def test_pickles_that_claim_to_be_longer_than_the_file(pickled, is_bare, tmp_path):
+    path = tmp_path / "checkpoint.pth"
+    path.write_bytes(pickled + b"x" if is_bare else make_legacy_file(pickled + b"x."))
+    tracemalloc.start()
+    message = refusal(load_torch_file, path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "truncated or not a PyTorch" in message
+    assert peak < 10**8
+
+
+@pytest.mark.parametrize(
+    "opcodes",
+    [
+        pytest.param(b"\x85" * 300_000, id="deep"),
+        pytest.param(b"".join(bytes((ord("q"), i, ord("h"), i, 0x86)) for i in range(60)), id="of_itself"),
+        pytest.param(b"K\x01\x86" * 300_000, id="with_numbers"),
+    ],
+)
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_tuples_that_take_forever_to_hash(opcodes, is_zip, tmp_path):
+    """As keys of a dictionary, which in the first case crash Python, in the second never end."""
+    path = tmp_path / "checkpoint.pth"
+    pickled = b"\x80\x02})" + opcodes + b"K\x01s."
+    write_pickle(path, pickled) if is_zip else path.write_bytes(make_legacy_file(pickled))
+    assert "is refused: it nests tuples without end" in refusal(load_torch_file, path)
+
+
+def test_tuples_in_a_tuple_and_as_keys(tmp_path):
+    contents = {("a", (1, 2)): [(index, (index,)) for index in range(5000)], "b": tuple((i,) for i in range(500))}
+    path = tmp_path / "checkpoint.pth"
+    torch.save(contents, path)
+    assert load_torch_file(path) == contents
+
+
+def test_one_thread_at_a_time_changes_the_list_of_classes(tmp_path, monkeypatch):
+    """It is one for all of them: another thread's end would take away what this one still needs."""
+    active, numbers_active = [], []
+
+    def load(*arguments, **settings):
+        active.append(None)
+        sleep(0.01)
+        numbers_active.append(len(active))
+        active.pop()
+
+    path = write_torch_file(tmp_path / "checkpoint.pth", {})
+    monkeypatch.setattr("torch.load", load)
+    with ThreadPoolExecutor(4) as executor:
+        list(executor.map(load_torch_file, 8 * [path]))
+    assert numbers_active == 8 * [1]
 
 
 def test_code_in_a_torch_file_does_not_run(tmp_path):
@@ -459,6 +566,34 @@ def test_objects_in_arrays_are_refused_and_do_not_run(tmp_path):
     assert touched.exists()
 
 
+def npy_header(*shape: int) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("shape", [(10**13,), (10**30,), (3 * 2**28,), (-1,), (0, 10**18)])
+def test_arrays_that_claim_to_be_larger_than_the_file(shape, tmp_path):
+    path = tmp_path / "weights.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("cls.npy", npy_header(*shape) + bytes(10))
+    tensors = load_npz(path)
+    try:
+        assert not tensors["cls"].numel()
+    except ConversionError as error:
+        assert re.search(r"cls of .* cannot be read: .", str(error))
+
+
+def test_small_archives_of_large_arrays_are_refused(tmp_path):
+    path = tmp_path / "weights.npz"
+    np.savez_compressed(path, cls=np.zeros(2**23, np.float32))
+    assert "is refused: its arrays would have 33554" in refusal(load_npz, path)
+    # As compressible as weights are.
+    weights = np.random.default_rng(0).standard_normal(2**18).astype(np.float32)
+    np.savez_compressed(path, cls=weights, bias=np.zeros(2**12, np.float32))
+    assert np.array_equal(load_npz(path)["cls"].numpy(), weights)
+
+
 @pytest.mark.parametrize("dtype", ["U3", "S3", "datetime64[s]", "V8", "complex64"])
 def test_arrays_of_other_types_are_no_crash(dtype, tmp_path):
     path = tmp_path / "weights.npz"
@@ -575,6 +710,21 @@ def test_broken_yaml(contents, tmp_path):
     path = tmp_path / "variant.yml"
     path.write_bytes(contents)
     refusal(load_yaml, path)
+
+
+def test_merged_mappings_are_refused(tmp_path):
+    """They copy: each of these is twice as large as the one before."""
+    path = tmp_path / "variant.yml"
+    lines = ["m0: &m0 {k0: 1}"] + [f"m{i}: &m{i}\n  <<: [*m{i - 1}, *m{i - 1}]" for i in range(1, 40)]
+    path.write_text("\n".join(lines))
+    assert "is refused: it merges mappings (<<)" in refusal(load_yaml, path)
+
+
+@pytest.mark.parametrize(("load", "max_length"), [(load_yaml, MAX_YAML_LENGTH), (load_json, MAX_JSON_LENGTH)])
+def test_long_texts_are_refused(load, max_length, tmp_path):
+    path = tmp_path / "variant.yml"
+    path.write_text('{"a": "' + max_length * "x" + '"}')
+    assert f"longer than any such file should be ({max_length} bytes)" in refusal(load, path)
 
 
 @pytest.mark.parametrize("load", [load_torch_file, load_yaml])

@@ -92,3 +92,58 @@ def test_model_is_built_around_the_tensors():
     state_dict["decoder.mask_norm.weight"] = torch.zeros(6)
     with pytest.raises(ConversionError, match=r"decoder.mask_norm.weight \(6,\) instead of \(5,\)"):
         build_model(config, state_dict)
+
+
+def change(tensor: torch.Tensor, value: float) -> torch.Tensor:
+    tensor[-1] = value
+    return tensor
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_weights_that_are_no_numbers_are_refused_by_their_names(value, dtype):
+    converter = StateDictConverter({f"old.{i}": torch.ones(3, dtype=dtype) for i in range(4)})
+    for index in (1, 3):
+        change(converter.state_dict[f"old.{index}"], value)
+    for index in range(4):
+        converter.move(f"old.{index}", f"new.{index}")
+    with pytest.raises(ConversionError, match=r"hold NaN or infinity, .*: old\.1, old\.3\. Convert an earlier"):
+        converter.finish()
+
+
+def test_numbers_that_float32_cannot_hold_are_refused():
+    converter = StateDictConverter({"old": torch.full((2,), 1e300, dtype=torch.float64)})
+    converter.move("old", "new")
+    with pytest.raises(ConversionError, match="hold NaN or infinity"):
+        converter.finish()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("make", "got"),
+    [
+        (lambda: "text", "a str"),
+        (lambda: [1.0], "a list"),
+        (lambda: torch.zeros(2, dtype=torch.int64), "a tensor of torch.int64"),
+        (lambda: torch.zeros(2, dtype=torch.complex64), "a tensor of torch.complex64"),
+        (lambda: torch.zeros(2).to(torch.float8_e4m3fn), "a tensor of torch.float8_e4m3fn"),
+        (lambda: torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8), "a tensor of torch.qint8"),
+        (lambda: torch.eye(2).to_sparse(), "a tensor of layout torch.sparse_coo"),
+        (lambda: torch.nested.nested_tensor([torch.zeros(2)]), "a nested tensor"),
+        (lambda: torch.zeros(2, device="meta"), "a tensor of shape (2,) without as many numbers"),
+        (lambda: torch.ones(1).expand(10**13), "a tensor of shape (10000000000000,) without as many numbers"),
+    ],
+)
+def test_what_is_no_weight_is_refused_with_what_it_is(make, got):
+    converter = StateDictConverter({"norm.weight": make()})
+    with pytest.raises(ConversionError) as error:
+        converter.move("norm.weight", "layernorm.weight")
+    assert str(error.value).startswith("norm.weight should be a weight, a dense tensor of float16, bfloat16, float32")
+    assert str(error.value).endswith(f"but is {got}.")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_weights_become_float32(dtype):
+    converter = StateDictConverter({"old": torch.tensor([1.5, -2.0], dtype=dtype)})
+    converter.move("old", "new")
+    assert torch.equal(converter.finish()["new"], torch.tensor([1.5, -2.0]))

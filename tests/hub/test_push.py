@@ -183,20 +183,130 @@ def test_assembled_folders_are_taken_again_until_something_changes(push_here, wo
     assert server.requests == []
 
 
-def test_what_does_not_load_as_converted_is_not_pushed(push_here, work_dir, server, monkeypatch):
+def spoil_weights(folder: Path, model):
+    with torch.no_grad():
+        model.get_parameter("decoder.mask_norm.bias").add_(1)
+
+
+def spoil_settings(name: str, value):
+    def spoil(folder: Path, model):
+        path = folder / "preprocessor_config.json"
+        settings = json.loads(path.read_text())
+        settings[name] = value
+        path.write_text(json.dumps(settings))
+
+    return spoil
+
+
+def spoil_config(folder: Path, model):
+    config = json.loads((folder / "config.json").read_text())
+    del config["auto_map"]["AutoModel"]
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def spoil_code(folder: Path, model):
+    (folder / "modeling_segmenter.py").write_text("")
+
+
+def spoil_files(folder: Path, model):
+    (folder / "notes.txt").touch()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (spoil_weights, "weights, outputs"),
+        (spoil_settings("image_mean", [0.1, 0.2, 0.3]), "image processor (pil), image processor (torchvision)"),
+        (spoil_settings("window_stride", 7), "image processor (pil), image processor (torchvision)"),
+        (spoil_settings("auto_map", {}), "code of the image processor"),
+        (spoil_config, "config"),
+        (spoil_code, "modeling_segmenter.py"),
+        (spoil_files, "notes.txt"),
+    ],
+)
+def test_what_does_not_load_as_converted_is_not_pushed(spoil, message, push_here, work_dir, server, monkeypatch):
     shutil.rmtree(work_dir)
-    convert = push.convert_released
+    write_documents = push.write_documents
 
-    def convert_wrongly(*arguments, **settings):
-        model = convert(*arguments, **settings)
-        with torch.no_grad():
-            model.get_parameter("decoder.mask_norm.bias" if hasattr(model, "decoder") else "layernorm.bias").add_(1)
-        return model
+    def spoil_too(folder, row, repo_id, revision, results, model):
+        write_documents(folder, row, repo_id, revision, results, model)
+        spoil(folder, model)
 
-    monkeypatch.setattr(push, "convert_released", convert_wrongly)
+    monkeypatch.setattr(push, "write_documents", spoil_too)
     (outcome,) = push_here(ROWS[:1])
-    assert "does not load as what was converted. It differs in: weights, outputs" in outcome.error
+    assert f"does not load as what was converted. It differs in: {message}." in outcome.error
     assert server.hub.repositories == {}
+    assert not (work_dir / REPOS[0]).exists()
+
+
+def test_card_says_what_the_model_is(assembled):
+    card = (assembled / REPOS[0] / "README.md").read_text()
+    assert "width 64, 2 layers, 1 heads" in card and "mask transformer of 2 layers, width 64" in card
+
+
+def test_broken_stamp_is_none(push_here, work_dir):
+    for content in ("", "{", "[]", "{}"):
+        (work_dir / f"{REPOS[0]}.json").write_text(content)
+        (outcome,) = push_here(ROWS[:1], dry_run=True)
+        assert outcome.error is None
+
+
+def test_other_download_is_converted_again(push_here, work_dir, downloads, tmp_path):
+    before = (work_dir / REPOS[0] / "model.safetensors").read_bytes()
+    other = Path(shutil.copytree(downloads, tmp_path / "other"))
+    make_original_checkpoint(seed=1).write(other / ROWS[0].repo_name)
+    push_here(ROWS[:1], dry_run=True, cache_dir=other)
+    assert (work_dir / REPOS[0] / "model.safetensors").read_bytes() != before
+    # What was converted is kept when downloads are deleted.
+    stamp = work_dir / f"{REPOS[0]}.json"
+    changed = stamp.stat().st_mtime_ns
+    shutil.rmtree(other)
+    (outcome,) = push_here(ROWS[:1], dry_run=True, cache_dir=other)
+    assert outcome.error is None and stamp.stat().st_mtime_ns == changed
+
+
+def test_leftovers_of_killed_runs_are_removed(push_here, work_dir):
+    (work_dir / "lab" / ".converting-abc" / "model").mkdir(parents=True)
+    (work_dir / "lab" / ".writing-abc").touch()
+    push_here(ROWS[:1], dry_run=True)
+    assert not list((work_dir / "lab").glob(".*"))
+
+
+@pytest.mark.parametrize("org", ["../../evil", "bad name", "", "lab/x"])
+def test_org_that_is_none_is_refused(org, work_dir, downloads, tmp_path):
+    with pytest.raises(PushError, match="is no name of an organisation"):
+        list(push_released(ROWS, org, RESULTS_DIR, work_dir=tmp_path / "new", cache_dir=downloads, dry_run=True))
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("tag", ["", "a b", "..", 'x"y', "main", "refs/heads/main"])
+def test_tag_that_is_none_is_refused(tag, push_here, server):
+    with pytest.raises(PushError, match="cannot be a tag"):
+        push_here(tag=tag)
+    assert server.requests == []
+
+
+def test_results_that_are_none_end_that_checkpoint(push_here, work_dir, downloads, server, tmp_path):
+    results = Path(shutil.copytree(RESULTS_DIR, tmp_path / "results"))
+    (results / f"{ROWS[0].repo_name}.json").write_text("{")
+    (results / f"{ROWS[1].repo_name}.json").unlink()
+    settings = {"work_dir": work_dir, "cache_dir": downloads, "dry_run": True}
+    broken, missing = push_released(ROWS[:2], "lab", results, **settings)
+    assert ROWS[0].repo_name in broken.error
+    # Published figures are in the table.
+    assert missing.error is None and "| 49.5 | 1 | no |" in (work_dir / REPOS[1] / "README.md").read_text()
+
+
+def test_folder_that_cannot_be_written(downloads, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(PushError, match="cannot be written"):
+        list(push_released(ROWS, "lab", RESULTS_DIR, work_dir=tmp_path / "file" / "x", dry_run=True))
+
+
+def test_offline(push_here, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(PushError, match="HF_HUB_OFFLINE"):
+        push_here()
 
 
 WRITE_REQUESTS = [
@@ -250,6 +360,66 @@ def test_what_may_pass_is_tried_again(match, fault, push_here, server, waits, ex
         }
 
 
+def test_address_of_the_storage_that_expired_is_asked_for_again(push_here, server, expected_state):
+    server.faults.append(Fault("PUT ", status=403, body=b"<Error>Request has expired</Error>"))
+    assert [outcome.error for outcome in push_here()] == [None] * 3
+    assert state(server) == expected_state
+
+
+def test_limit_of_requests_is_waited_for(push_here, server, waits, expected_state):
+    """However often: these are no failures."""
+    server.faults.append(Fault("POST /api/repos/create", status=429, retry_after=250, times=12))
+    assert [outcome.error for outcome in push_here()] == [None] * 3
+    assert state(server) == expected_state
+    assert sum(seconds >= 251 for seconds in waits) == 12
+
+
+@pytest.mark.parametrize(
+    ("status", "origin", "error"),
+    [
+        (401, "http://hub/api/models/lab/x/xet-write-token/main", AccessError),
+        (403, "http://hub/api/models/lab/x/xet-write-token/main", AccessError),
+        (400, "http://storage/v1/xorbs", PushError),
+        (403, "http://storage/v1/xorbs", None),
+        (503, "http://storage/v1/xorbs", None),
+    ],
+)
+def test_errors_of_xet_are_told_apart_by_their_text(status, origin, error, waits):
+    """Its client, which uploads where it is installed, raises a bare ConnectionError."""
+    results = [ConnectionError(f"Network error: HTTP status client error ({status} Some reason), domain: {origin}"), 5]
+
+    def upload():
+        result = results.pop(0)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    if error is None:
+        assert push.call_hub("Uploading", upload) == 5
+    else:
+        with pytest.raises(error):
+            push.call_hub("Uploading", upload)
+        assert results == [5]
+
+
+def test_reason_of_the_hub_is_told(push_here, server):
+    server.faults.append(
+        Fault("POST .*/commit/main", status=400, body=b'{"error": "The weights are too heavy"}', times=None)
+    )
+    assert "The weights are too heavy" in push_here(ROWS[:1])[0].error
+    server.faults[:] = [Fault("POST .*/commit/main", status=403, body=b'{"error": "Out of storage"}', times=None)]
+    with pytest.raises(AccessError, match="Out of storage"):
+        push_here(ROWS[:1])
+
+
+def test_organisation_of_others_is_refused_before_anything_is_made(server, downloads, tmp_path, waits):
+    api = HfApi(endpoint=server.endpoint, token="hf_write")
+    settings = {"work_dir": tmp_path / "work", "cache_dir": downloads, "api": api}
+    with pytest.raises(AccessError, match="no member of others"):
+        list(push_released(ROWS, "others", RESULTS_DIR, **settings))
+    assert not (tmp_path / "work" / "others").exists()
+
+
 def test_connection_that_is_cut_in_the_middle_of_weights(push_here, server, expected_state):
     server.faults.append(Fault("PUT ", cut_request_after=100_000, times=2))
     assert [outcome.error for outcome in push_here()] == [None] * 3
@@ -260,7 +430,7 @@ def test_what_does_not_pass_ends_that_checkpoint_only(push_here, server, waits, 
     server.faults.append(Fault(f"POST .*{REPOS[1]}/commit", status=503, times=None))
     outcomes = push_here()
     assert [outcome.error is None for outcome in outcomes] == [True, False, True]
-    assert f"Uploading {REPOS[1]} failed 8 times" in outcomes[1].error
+    assert f"Uploading {REPOS[1]} failed too often" in outcomes[1].error
     assert waits
     server.faults.clear()
     assert [outcome.error for outcome in push_here()] == [None] * 3
@@ -281,10 +451,12 @@ def test_checkpoint_that_cannot_be_converted_ends_itself_only(push_here, downloa
     assert "truncated" in outcomes[0].error
 
 
-@pytest.mark.parametrize(("token", "status"), [("hf_wrong", 401), ("hf_read", 403), (None, 401)])
-def test_token_that_is_not_accepted_stops_at_once(token, status, push_here, server, monkeypatch):
+@pytest.mark.parametrize(
+    ("token", "message"), [("hf_wrong", "status 401"), ("hf_read", "may only read"), (None, "status 401")]
+)
+def test_token_that_is_not_accepted_stops_at_once(token, message, push_here, server, monkeypatch):
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    with pytest.raises(AccessError, match=rf"refused \(status {status}\): .*token"):
+    with pytest.raises(AccessError, match=message):
         push_here(token=token)
     assert server.hub.repositories == {}
     assert len(writes(server)) <= 1
@@ -353,13 +525,16 @@ def test_dry_run_lists_what_would_be_pushed(server, work_dir, downloads, tmp_pat
     assert server.requests == []
 
 
-@pytest.mark.parametrize(("token", "status"), [("hf_secret_that_is_wrong", 401), ("hf_read", 403), (None, 401)])
-def test_refusal_is_one_line_without_the_token(token, status, server, work_dir, downloads, tmp_path):
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [("hf_secret_that_is_wrong", "status 401"), ("hf_read", "may only read"), (None, "status 401")],
+)
+def test_refusal_is_one_line_without_the_token(token, message, server, work_dir, downloads, tmp_path):
     arguments = ["--org", "lab", "--work_dir", work_dir, "--cache_dir", downloads]
     result = finish(start_script(server, *arguments, "--only", *NAMES, cwd=tmp_path, token=token))
     assert result.returncode == 2
     (line,) = [line for line in result.stderr.splitlines() if "error" in line]
-    assert line.startswith("push_all_to_hub.py: error: ") and f"status {status}" in line
+    assert line.startswith("push_all_to_hub.py: error: ") and message in line
     if token is not None:
         assert token not in result.stdout + result.stderr
         for path in (path for path in tmp_path.rglob("*") if path.is_file()):
@@ -367,7 +542,7 @@ def test_refusal_is_one_line_without_the_token(token, status, server, work_dir, 
     assert server.hub.repositories == {}
 
 
-def test_conversion_that_is_pushed(server, tmp_path):
+def test_conversion_that_is_pushed(server, downloads, tmp_path):
     source = make_original_checkpoint().write(tmp_path / "source")
     hub = ["--push_to_hub", "--repo_id", "lab/mine"]
     for number_of_files in (7, 0):
@@ -378,6 +553,14 @@ def test_conversion_that_is_pushed(server, tmp_path):
     files = server.files("lab/mine")
     assert files.keys() - {".gitattributes"} == MODEL_FILES - {"README.md", "LICENSE"}
     assert files["model.safetensors"] == (tmp_path / "converted" / "model.safetensors").read_bytes()
+    # A released one comes with its licence and a card.
+    arguments = ["--released", NAMES[0], tmp_path / "released", "--cache_dir", downloads]
+    arguments += ["--push_to_hub", "--repo_id", "lab/released"]
+    result = finish(start_script(server, *arguments, cwd=tmp_path, script="convert_checkpoint.py"))
+    assert result.returncode == 0, result.stderr
+    assert b'"lab/released"' in server.files("lab/released")["README.md"]
+    assert b"Copyright (c) 2021 Robin Strudel" in server.files("lab/released")["LICENSE"]
+
     arguments = [source, tmp_path / "other", "--push_to_hub", "--repo_id", "lab/other"]
     result = finish(start_script(server, *arguments, cwd=tmp_path, script="convert_checkpoint.py", token="hf_read"))
     assert result.returncode == 2 and "status 403" in result.stderr

@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import os
+import resource
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 from collections import OrderedDict
@@ -219,7 +221,7 @@ def change_variant(source):
     ("spoil", "message"),
     [
         (remove_variant, "holds no variant.yml"),
-        (truncate, "truncated or not a PyTorch checkpoint"),
+        (truncate, "truncated or not a PyTorch, NumPy or safetensors file"),
         (replace_by_web_page, "is a web page"),
         (replace_by_other_model, "it holds entries named bias, weight"),
         (put_code_into_variant, "could not determine a constructor for the tag"),
@@ -313,13 +315,60 @@ def write_safetensors_of_a_language_model(path):
         (write_config_of_another_model, "got 'UPerHead'"),
         (write_resnet, "it holds entries named conv1.weight, fc.weight"),
         (write_deit_3, "left over are layers.0.ls1.gamma"),
-        (write_empty_file, "truncated or not a PyTorch checkpoint"),
+        (write_empty_file, "is an empty file, not a checkpoint"),
         (write_safetensors_of_a_language_model, "it holds entries named model.embed_tokens.weight"),
     ],
 )
 def test_bad_file_gives_one_line_and_exit_code_2(write, message, run_main, tmp_path):
     write(tmp_path / "source")
     check_refusal(run_main("source", "converted"), message, tmp_path)
+
+
+def test_writing_that_fails_gives_one_line(run_main, tmp_path):
+    """No progress bar before it, nor warnings about what then is not there."""
+    make_original_checkpoint(dataset="mine").write(tmp_path / "source")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[0][1]))
+        result = run_main("source", "models/converted")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before[0])
+        signal.signal(signal.SIGXFSZ, before[1])
+    check_refusal(result, "converted cannot be written: ", tmp_path)
+
+
+def raise_in_conversion(monkeypatch, error: BaseException):
+    def fail(*arguments, **settings):
+        raise error
+
+    monkeypatch.setattr("segmenter_hf.conversion.convert_checkpoint", fail)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ZeroDivisionError("first\nsecond"), "unexpected ZeroDivisionError: first. Please report this."),
+        (MemoryError(), "unexpected MemoryError: no message. Please report this."),
+    ],
+)
+def test_errors_that_nobody_thought_of(error, message, run_main, tmp_path, monkeypatch):
+    raise_in_conversion(monkeypatch, error)
+    (tmp_path / "source").touch()
+    check_refusal(run_main("source", "converted"), message, tmp_path)
+
+
+def test_interrupt(run_main, monkeypatch):
+    raise_in_conversion(monkeypatch, KeyboardInterrupt())
+    result = run_main("source", "converted")
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("source", ["google/no-vit", "timm:vit_tiny_patch16_384"])
+def test_out_of_reach_gives_one_line(source, run_main, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "source"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (tmp_path / "source").mkdir()
+    check_refusal(run_main(source, "converted"), "the Hub" if "google" in source else "Without a network", tmp_path)
 
 
 def check_refusal(result: subprocess.CompletedProcess, message: str, folder):

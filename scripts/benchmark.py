@@ -1,0 +1,194 @@
+#!/usr/bin/env python
+"""
+Compare with peers on this machine, in one run.
+
+    python scripts/benchmark.py metric
+
+COST: half a minute. RESULT: for each kind of label maps the milliseconds a pair takes this package's `MeanIoU` and the
+peer, the ratio of the two (above 1: this package is that many times faster) and the largest difference of their
+figures, as a table and, with --output_file, as JSON.
+
+`metric` times `add_batch` for each pair and one `compute`, through `evaluate`. The peer works as the Hub's `mean_iou`
+does: it buffers the maps as images and takes np.histogram of them. With the Hub's own script on disk, time that one:
+
+    python scripts/benchmark.py metric --hub_script FOLDER_OF_MEAN_IOU
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import datasets
+import evaluate
+import numpy as np
+import torch
+
+import segmenter_hf
+from segmenter_hf.evaluation import MeanIoU
+
+
+IGNORE_INDEX = 255
+
+
+class HistogramMeanIoU(evaluate.Metric):
+    """Mean IoU from buffered maps and three histograms of each."""
+
+    def _info(self):
+        features = datasets.Features({"predictions": datasets.Image(), "references": datasets.Image()})
+        return evaluate.MetricInfo(description="", citation="", features=features)
+
+    def _compute(self, predictions, references, num_labels: int, ignore_index: int) -> dict:
+        intersection, predicted, true = np.zeros((3, num_labels))
+        bins = {"bins": num_labels, "range": (0, num_labels - 1)}
+        for prediction, reference in zip(predictions, references, strict=True):
+            prediction, reference = np.array(prediction), np.array(reference)
+            valid = reference != ignore_index
+            prediction, reference = prediction[valid], reference[valid]
+            intersection += np.histogram(prediction[prediction == reference], **bins)[0]
+            predicted += np.histogram(prediction, **bins)[0]
+            true += np.histogram(reference, **bins)[0]
+        with np.errstate(invalid="ignore"):
+            iou, accuracy = intersection / (predicted + true - intersection), intersection / true
+        return {
+            "mean_iou": np.nanmean(iou),
+            "mean_accuracy": np.nanmean(accuracy),
+            "overall_accuracy": intersection.sum() / true.sum(),
+            "per_category_iou": iou,
+            "per_category_accuracy": accuracy,
+        }
+
+
+def mask_like_map(generator: np.random.Generator, centres: np.ndarray, labels: np.ndarray, size: int) -> np.ndarray:
+    """Each pixel has the label of the nearest centre, with a border that wavers by some pixels."""
+    rows, columns = np.mgrid[:size, :size]
+    waver = generator.normal(0, size / 128, (2, size // 8 + 1, size // 8 + 1)).repeat(8, 1).repeat(8, 2)
+    rows, columns = rows + waver[0, :size, :size], columns + waver[1, :size, :size]
+    nearest, result = np.full((size, size), np.inf), np.zeros((size, size), dtype=np.uint8)
+    for (row, column), label in zip(centres, labels, strict=True):
+        distance = (rows - row) ** 2 + (columns - column) ** 2
+        result[distance < nearest] = label
+        nearest = np.minimum(distance, nearest)
+    return result
+
+
+def make_maps(kind: str, num_maps: int, size: int, num_labels: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """
+    Pairs of a prediction and a reference. "masks": 50 regions, of which the prediction has some 10% wrong and other
+    borders, and 3% of the reference ignored, in blocks. "noise": each pixel drawn by itself, the worst case.
+    """
+    generator = np.random.default_rng(0)
+    pairs = []
+    for _ in range(num_maps):
+        if kind == "noise":
+            prediction, reference = generator.integers(0, num_labels, (2, size, size), dtype=np.uint8)
+            ignored = generator.random((size, size)) < 0.03
+        else:
+            centres, labels = generator.uniform(0, size, (50, 2)), generator.integers(0, num_labels, 50)
+            reference = mask_like_map(generator, centres, labels, size)
+            labels[:5] = generator.integers(0, num_labels, 5)
+            prediction = mask_like_map(generator, centres, labels, size)
+            ignored = generator.random((size // 16 + 1, size // 16 + 1)) < 0.03
+            ignored = ignored.repeat(16, 0).repeat(16, 1)[:size, :size]
+        reference[ignored] = IGNORE_INDEX
+        pairs.append((prediction, reference))
+    return pairs
+
+
+def time_metric(metric, pairs: list, settings: dict) -> tuple[float, dict]:
+    """Milliseconds for each pair, and the figures."""
+    start = time.perf_counter()
+    for prediction, reference in pairs:
+        metric.add_batch(predictions=[prediction], references=[reference])
+    results = metric.compute(**settings)
+    return 1000 * (time.perf_counter() - start) / len(pairs), results
+
+
+def benchmark_metric(args: argparse.Namespace) -> dict:
+    settings = {"num_labels": args.num_labels, "ignore_index": IGNORE_INDEX}
+    rows = []
+    with tempfile.TemporaryDirectory() as cache_dir:
+        if args.hub_script is not None:
+            peer = evaluate.load(str(args.hub_script), cache_dir=cache_dir)
+        else:
+            peer = HistogramMeanIoU(cache_dir=cache_dir)
+        for kind in ("masks", "noise"):
+            pairs_of_bytes = make_maps(kind, args.num_maps, args.size, args.num_labels)
+            for dtype in ("uint8", "int64"):
+                pairs = [tuple(labels.astype(dtype) for labels in pair) for pair in pairs_of_bytes]
+                times, peer_times = [], []
+                # By turns, so that what else the machine does meets both. The first round only warms up.
+                for _ in range(args.repeats + 1):
+                    latency_ms, results = time_metric(MeanIoU(**settings), pairs, settings)
+                    peer_latency_ms, peer_results = time_metric(peer, pairs, settings)
+                    times.append(latency_ms)
+                    peer_times.append(peer_latency_ms)
+                latency_ms, peer_latency_ms = statistics.median(times[1:]), statistics.median(peer_times[1:])
+                differences = [np.nan_to_num(np.abs(results[name] - peer_results[name])).max() for name in results]
+                rows.append(
+                    {
+                        "maps": kind,
+                        "dtype": dtype,
+                        "latency_ms": latency_ms,
+                        "peer_latency_ms": peer_latency_ms,
+                        "ratio": peer_latency_ms / latency_ms,
+                        "max_abs_difference": float(max(differences)),
+                    }
+                )
+        del peer
+    return {
+        "peer": "the metric of --hub_script" if args.hub_script is not None else "HistogramMeanIoU of this script",
+        "num_maps": args.num_maps,
+        "size": args.size,
+        "num_labels": args.num_labels,
+        "repeats": args.repeats,
+        "rows": rows,
+    }
+
+
+def print_table(rows: list[dict]):
+    cells = [[f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()] for row in rows]
+    cells.insert(0, list(rows[0]))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line in cells:
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    metric = commands.add_parser("metric", help="MeanIoU against the Hub's mean_iou")
+    metric.add_argument("--num_maps", type=int, default=20, help="pairs of maps (default: 20)")
+    metric.add_argument("--size", type=int, default=512, help="height and width of a map (default: 512)")
+    metric.add_argument("--num_labels", type=int, default=150, help="classes, at most 255 (default: 150)")
+    metric.add_argument("--repeats", type=int, default=5, help="rounds, of which the median counts (default: 5)")
+    metric.add_argument("--hub_script", type=Path, help="folder or file of the Hub's mean_iou script")
+    metric.set_defaults(run=benchmark_metric)
+    for command in commands.choices.values():
+        command.add_argument("--output_file", type=Path, help="JSON file to write (default: only print)")
+    args = parser.parse_args()
+
+    # `evaluate` says for each int64 map that it takes int32.
+    warnings.filterwarnings("ignore", message="Downcasting array dtype")
+    results = {"command": " ".join(sys.argv), **args.run(args)}
+    results["machine"] = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    results["machine"]["torch_threads"] = torch.get_num_threads()
+    modules = (segmenter_hf, torch, np, datasets, evaluate)
+    results["versions"] = {"python": platform.python_version()}
+    results["versions"] |= {module.__name__: module.__version__ for module in modules}
+    print_table(results["rows"])
+    if args.output_file is not None:
+        unfinished = args.output_file.with_name(args.output_file.name + ".part")
+        unfinished.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        os.replace(unfinished, args.output_file)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
