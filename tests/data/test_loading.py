@@ -1,67 +1,234 @@
-"""Loading datasets in the parquet layout."""
+"""Loading datasets from wherever they are, with their label names."""
 
+import io
 import json
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, Features
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Sequence, Value
 from datasets import Image as ImageFeature
-from PIL import Image
 
-from segmenter_hf.data.loading import load_segmentation_dataset
+from segmenter_hf.data.loading import load_id2label, load_segmentation_data, load_segmentation_dataset
+from tests.common import REPOSITORY
+from tests.data.datasets_on_disk import make_image, make_label_map, write_ade20k, write_pairs
 
 
-def write_dataset(folder, annotation_column="annotation", id2label=None):
-    """Two splits of tiny pictures as parquet files with embedded bytes, like the ones on the Hub."""
-    generator = np.random.default_rng(0)
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+NAMES = {"0": "sky", "1": "road", "2": "car"}
+
+
+def make_splits(annotation_column="annotation", image_column="image", **columns) -> DatasetDict:
+    features = {image_column: ImageFeature(), annotation_column: ImageFeature()}
+    features |= {name: feature for name, (feature, _) in columns.items()}
+    splits = {}
     for split, number in (("train", 6), ("validation", 2)):
-        columns = {
-            "image": [Image.fromarray(generator.integers(0, 256, (40, 60, 3), dtype=np.uint8)) for _ in range(number)],
-            annotation_column: [
-                Image.fromarray(generator.integers(0, 3, (40, 60), dtype=np.uint8)) for _ in range(number)
-            ],
+        rows = {
+            image_column: [make_image(seed=index) for index in range(number)],
+            annotation_column: [make_label_map() for _ in range(number)],
+            **{name: [value] * number for name, (_, value) in columns.items()},
         }
-        features = Features({"image": ImageFeature(), annotation_column: ImageFeature()})
-        (folder / "data").mkdir(exist_ok=True, parents=True)
-        Dataset.from_dict(columns, features=features).to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+        splits[split] = Dataset.from_dict(rows, features=Features(features))
+    return DatasetDict(splits)
+
+
+def write_dataset(folder: Path, id2label=None, **settings) -> Path:
+    """Two splits as parquet files with embedded bytes, like those on the Hub."""
+    (folder / "data").mkdir(parents=True)
+    for split, dataset in make_splits(**settings).items():
+        dataset.to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
     if id2label is not None:
         (folder / "id2label.json").write_text(json.dumps(id2label), encoding="utf-8")
     return folder
 
 
-def test_splits_and_names(tmp_path):
-    folder = write_dataset(tmp_path / "dataset", id2label={"0": "sky", "1": "road", "2": "car"})
-    splits, id2label = load_segmentation_dataset(str(folder))
-    assert {name: len(split) for name, split in splits.items()} == {"train": 6, "validation": 2}
-    assert id2label == {0: "sky", 1: "road", 2: "car"}
-    assert splits["train"][0]["annotation"].size == (60, 40)
+def check(data, image_column="image", annotation_column="annotation", sizes=(6, 2)):
+    assert {name: len(split) for name, split in data.splits.items()} == dict(
+        zip(("train", "validation"), sizes, strict=False)
+    )
+    assert data.id2label == {0: "sky", 1: "road", 2: "car"}
+    assert data.num_labels == 3
+    assert (data.image_column, data.annotation_column) == (image_column, annotation_column)
+    for split in data.splits.values():
+        assert split.column_names == [image_column, annotation_column]
+        assert split[0][image_column].size == (60, 40)
+        assert np.unique(split[0][annotation_column]).tolist() == [0, 1, 2]
 
 
-def test_missing_column_names_those_that_are_there(tmp_path):
-    folder = write_dataset(tmp_path / "dataset", annotation_column="mask", id2label={"0": "sky"})
-    with pytest.raises(ValueError, match=r"\['image', 'mask'\].*annotation"):
-        load_segmentation_dataset(str(folder))
-    splits, _ = load_segmentation_dataset(str(folder), annotation_column="mask")
-    assert len(splits["train"]) == 6
+def test_parquet_folder_with_other_columns(tmp_path):
+    columns = {"scene": (ClassLabel(names=["indoor", "outdoor"]), 1), "file": (Value("string"), "x")}
+    folder = write_dataset(tmp_path, NAMES, image_column="pixel_values", annotation_column="label", **columns)
+    check(load_segmentation_data(folder), "pixel_values", "label")
 
 
-def test_names_are_in_the_order_of_the_labels(tmp_path):
-    names = {str(index): f"class {index}" for index in range(12)}
-    folder = write_dataset(tmp_path / "dataset", id2label=dict(sorted(names.items())))
-    assert list(json.loads((folder / "id2label.json").read_text()))[:3] == ["0", "1", "10"]
-    _, id2label = load_segmentation_dataset(str(folder))
-    assert list(id2label.items()) == [(index, f"class {index}") for index in range(12)]
+def test_parquet_file(tmp_path):
+    folder = write_dataset(tmp_path, NAMES)
+    data = load_segmentation_data(folder / "data" / "validation-00000-of-00001.parquet")
+    assert {name: len(split) for name, split in data.splits.items()} == {"validation": 2}
+    assert data.num_labels == 3
 
 
-def test_gaps_in_the_labels_and_sources_that_are_not_there_are_refused(tmp_path):
-    folder = write_dataset(tmp_path / "dataset", id2label={"0": "sky", "2": "car"})
-    with pytest.raises(ValueError, match=r"0 to n - 1, got \[0, 2\]"):
-        load_segmentation_dataset(str(folder))
-    with pytest.raises(ValueError, match=r"user/name is no folder"):
-        load_segmentation_dataset("user/name")
+def test_parquet_of_other_programs(tmp_path):
+    """Without the metadata of `datasets`: the columns are structs of bytes and path, or bytes alone."""
+    rows = []
+    for _ in range(2):
+        encoded = []
+        for image in (make_image(), make_label_map()):
+            buffer = io.BytesIO()
+            image.save(buffer, format="PNG")
+            encoded.append(buffer.getvalue())
+        rows.append({"image": {"bytes": encoded[0], "path": "x.png"}, "mask": encoded[1]})
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "part.parquet")
+    (tmp_path / "names.json").write_text(json.dumps(NAMES), encoding="utf-8")
+    data = load_segmentation_data(tmp_path / "part.parquet", labels=tmp_path / "names.json")
+    check(data, annotation_column="mask", sizes=(2,))
+
+
+def test_saved_dataset(tmp_path):
+    splits = make_splits(annotation_column="mask")
+    splits.save_to_disk(tmp_path / "both")
+    splits["train"].save_to_disk(tmp_path / "one")
+    for name in ("both", "one"):
+        (tmp_path / name / "id2label.json").write_text(json.dumps(NAMES), encoding="utf-8")
+    check(load_segmentation_data(tmp_path / "both"), annotation_column="mask")
+    check(load_segmentation_data(tmp_path / "one"), annotation_column="mask", sizes=(6,))
+
+
+def test_folder_of_pairs(tmp_path):
+    write_pairs(tmp_path, "images/training", "annotations/training", number=4)
+    write_pairs(tmp_path, "images/validation", "annotations/validation", number=1)
+    check(load_segmentation_data(tmp_path), sizes=(4, 1))
+
+
+def test_image_folder_with_metadata(tmp_path):
+    """Which pairs files itself, by `metadata.jsonl`."""
+    for split, number in (("train", 3), ("validation", 1)):
+        write_pairs(tmp_path / split, "images", "annotations", number=number)
+        (tmp_path / split / "id2label.json").unlink()
+        rows = [
+            {"image_file_name": f"images/{index}.jpg", "annotation_file_name": f"annotations/{index}.png"}
+            for index in range(number)
+        ]
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / split / "metadata.jsonl").write_text(lines, encoding="utf-8")
+    (tmp_path / "names.json").write_text(json.dumps(NAMES), encoding="utf-8")
+    check(load_segmentation_data(tmp_path, labels=tmp_path / "names.json"), sizes=(3, 1))
+
+
+def test_label_names_of_features_and_given_ones(tmp_path):
+    classes = {"classes": (Sequence(ClassLabel(names=["sky", "road", "car"])), [0, 2])}
+    folder = write_dataset(tmp_path / "classes", **classes)
+    check(load_segmentation_data(folder))
+    folder = write_dataset(tmp_path / "both", {"0": "a", "1": "b"}, **classes)
+    assert load_segmentation_data(folder).id2label == {0: "a", 1: "b"}
+    assert load_segmentation_data(folder, labels="camvid").num_labels == 11
 
 
 def test_missing_names_are_refused(tmp_path):
-    folder = write_dataset(tmp_path / "dataset")
+    folder = write_dataset(tmp_path)
+    with pytest.raises(ValueError, match=r"no id2label\.json, and its features name no classes.*--labels"):
+        load_segmentation_data(folder)
     with pytest.raises(ValueError, match=r"id2label\.json"):
+        load_id2label(str(folder))
+
+
+def test_sources_that_are_not_there_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"user/name is no folder"):
+        load_segmentation_data("user/name")
+    with pytest.raises(ValueError, match=r"user/name cannot be loaded"):
+        load_segmentation_data("user/name", labels="camvid")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"neither parquet files, nor images .*\n    D/train/images"):
+        load_segmentation_data(tmp_path / "empty", labels="camvid")
+    (tmp_path / "notes.txt").write_text("", encoding="utf-8")
+    with pytest.raises(ValueError, match="expected a parquet file or a folder"):
+        load_segmentation_data(tmp_path / "notes.txt", labels="camvid")
+
+
+def test_configurations(tmp_path):
+    write_dataset(tmp_path, NAMES)
+    files = "".join(
+        f"- config_name: {name}\n  data_files:\n  - split: train\n    path: data/{split}-*.parquet\n"
+        for name, split in (("large", "train"), ("small", "validation"))
+    )
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{files}---\n", encoding="utf-8")
+    check(load_segmentation_data(tmp_path, config_name="small", cache_dir=tmp_path / "cache"), sizes=(2,))
+    with pytest.raises(ValueError, match=r"(?s)large.*small.*--dataset_config_name"):
+        load_segmentation_data(tmp_path, cache_dir=tmp_path / "cache")
+
+
+def test_pictures_alone_are_refused(tmp_path):
+    """`load_dataset` takes their folders for classes."""
+    write_pairs(tmp_path, "cats/one", "dogs/two")
+    with pytest.raises(ValueError, match="neither parquet files, nor images"):
+        load_segmentation_data(tmp_path)
+
+
+def test_fingerprint_is_that_of_the_files(tmp_path):
+    write_pairs(tmp_path, "images", "annotations", number=3)
+    splits = [load_segmentation_data(tmp_path).splits["train"] for _ in range(2)]
+    assert splits[0]._fingerprint == splits[1]._fingerprint
+
+
+def test_splits_by_name(tmp_path):
+    splits = make_splits()
+    DatasetDict({"train": splits["train"], "val": splits["validation"]}).save_to_disk(tmp_path)
+    data = load_segmentation_data(tmp_path, labels="camvid")
+    assert len(data.split("validation")) == len(data.split("val")) == 2
+    with pytest.raises(ValueError, match=r"no split test, only train, val. Name one with --validation_split"):
+        data.split("test", "--validation_split")
+
+
+def test_validation_split_of_the_training_split(tmp_path):
+    make_splits()["train"].save_to_disk(tmp_path / "one")
+    make_splits().save_to_disk(tmp_path / "both")
+
+    def load(name="one", **settings):
+        splits = load_segmentation_data(tmp_path / name, labels="camvid", **settings).splits
+        return {split: [np.asarray(image).tobytes() for image in rows["image"]] for split, rows in splits.items()}
+
+    parts = load(train_val_split=0.34)
+    assert {name: len(split) for name, split in parts.items()} == {"train": 3, "validation": 3}
+    assert set(parts["train"]).isdisjoint(parts["validation"])
+    assert load(train_val_split=0.34) == parts
+    assert load(train_val_split=0.34, seed=1) != parts
+    assert set(load()) == {"train"}
+    # A split of its own is taken as it is.
+    assert load("both", train_val_split=0.34) == load("both")
+
+
+def test_palettes_are_not_converted(tmp_path):
+    """Also where the dataset says that they should be."""
+    palette = make_label_map()
+    palette.putpalette([200, 10, 10, 30, 220, 30] * 128)
+    columns = {"image": [make_image()], "annotation": [palette]}
+    features = Features({"image": ImageFeature(), "annotation": ImageFeature(mode="L")})
+    Dataset.from_dict(columns, features=features).save_to_disk(tmp_path)
+    data = load_segmentation_data(tmp_path, labels="camvid")
+    assert np.unique(data.splits["train"][0]["annotation"]).tolist() == [0, 1, 2]
+
+
+def test_splits_and_names_where_columns_are_known(tmp_path):
+    folder = write_dataset(tmp_path, NAMES, annotation_column="mask")
+    with pytest.raises(ValueError, match=r"\['image', 'mask'\].*annotation"):
         load_segmentation_dataset(str(folder))
+    splits, id2label = load_segmentation_dataset(str(folder), annotation_column="mask")
+    assert len(splits["train"]) == 6
+    assert id2label == {0: "sky", 1: "road", 2: "car"}
+
+
+def test_ade20k_as_downloaded(tmp_path):
+    """The official layout is one of pairs."""
+    data = load_segmentation_data(write_ade20k(tmp_path), labels="ade20k")
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 3, "validation": 2}
+
+
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="no samples")
+def test_samples(tmp_path):
+    data = load_segmentation_data(SHARED_DATA / "camvid", cache_dir=tmp_path)
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 367, "validation": 101}
+    assert data.num_labels == 11
+    data = load_segmentation_data(SHARED_DATA / "ADEChallengeData2016", labels="ade20k")
+    assert [example["image"].size == example["annotation"].size for example in data.split("validation")] == [True] * 2

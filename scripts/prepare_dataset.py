@@ -1,0 +1,102 @@
+#!/usr/bin/env python
+"""
+Turn the official download of ADE20K, Cityscapes or Pascal Context into a dataset of parquet files.
+
+    python scripts/prepare_dataset.py ade20k ADEChallengeData2016 datasets/ade20k
+    python scripts/prepare_dataset.py cityscapes cityscapes datasets/cityscapes
+    python scripts/prepare_dataset.py pascal_context VOCdevkit/VOC2010 datasets/pascal_context --num_classes 60
+
+COST: about 700 images of ADE20K's size a second on a CPU core, and as much disk as the download; memory does not grow
+with the number of images. RESULT: OUTPUT_DIR with the splits train and validation, which datasets.load_dataset and the
+training scripts read; the terms of the data apply to it. Label maps of Cityscapes become train ids; those of Pascal
+Context are taken as MMSegmentation's converter writes them. Interrupted, it leaves no OUTPUT_DIR, and starts anew.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from huggingface_hub import HfApi
+
+from segmenter_hf.data.preparation import LAYOUTS, PreparationError, prepare_dataset
+
+
+def parse_arguments() -> argparse.Namespace:
+    description, _, details = __doc__.strip().partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=description, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("dataset", choices=("ade20k", "cityscapes", "pascal_context"), help="which download it is")
+    parser.add_argument("source", metavar="SOURCE", type=Path, help="its folder")
+    parser.add_argument(
+        "output_dir", metavar="OUTPUT_DIR", type=Path, help="folder to write; without --overwrite it must be empty"
+    )
+    parser.add_argument(
+        "--num_classes",
+        type=int,
+        choices=(59, 60),
+        help="of Pascal Context: with background as a class (60, the default) or ignored (59)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the dataset that is already in OUTPUT_DIR")
+
+    hub = parser.add_argument_group("Hub", "With the token of `hf auth login`, or HF_TOKEN.")
+    hub.add_argument("--push_to_hub", action="store_true", help="upload OUTPUT_DIR to the dataset --repo_id")
+    hub.add_argument("--repo_id", metavar="OWNER/NAME", help="the dataset; it is made if there is none")
+    hub.add_argument(
+        "--public", action="store_true", help="make a new dataset public (default: private, as the terms may ask for)"
+    )
+
+    args = parser.parse_args()
+    if args.push_to_hub != (args.repo_id is not None):
+        parser.error("--push_to_hub and --repo_id belong together")
+    if args.num_classes is not None and args.dataset != "pascal_context":
+        parser.error("--num_classes is for pascal_context")
+    return args
+
+
+def push(folder: Path, repo_id: str, private: bool):
+    """Makes a dataset on the Hub with the contents of a folder; what is there already is not sent again."""
+    api = HfApi()
+    api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+    message = "Upload the prepared dataset"
+    # Shards of another number, of an earlier upload, would be read too.
+    settings = {"repo_type": "dataset", "folder_path": folder, "delete_patterns": "data/*.parquet"}
+    api.upload_folder(repo_id=repo_id, commit_message=message, **settings)
+
+
+def main() -> int:
+    args = parse_arguments()
+    name = args.dataset if args.dataset != "pascal_context" else f"pascal_context_{args.num_classes or 60}"
+    try:
+        prepared = prepare_dataset(name, args.source, args.output_dir, overwrite=args.overwrite, show_progress=True)
+    except PreparationError as error:
+        print(f"prepare_dataset.py: error: {error}", file=sys.stderr)
+        return 2
+    for warning in prepared.warnings:
+        print(f"prepare_dataset.py: warning: {warning}", file=sys.stderr)
+    counts = ", ".join(f"{count} images for {split}" for split, count in prepared.num_images.items())
+    print(f"{args.output_dir}: {counts}, {prepared.num_bytes / 1e6:,.1f} MB")
+    print(LAYOUTS[name].note)
+    print(f"The terms of the data apply: {LAYOUTS[name].homepage}")
+
+    if args.push_to_hub:
+        try:
+            push(args.output_dir, args.repo_id, private=not args.public)
+        # Those of the Hub and of the connection; uploads wrap them in a RuntimeError.
+        except (OSError, RuntimeError, ValueError) as error:
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            print(f"prepare_dataset.py: error: {args.repo_id} was not uploaded: {error}", file=sys.stderr)
+            if status in (401, 403):
+                print("Log in with `hf auth login`, or set HF_TOKEN, to a token that may write.", file=sys.stderr)
+            print(
+                f"{args.output_dir} is complete: `hf upload {args.repo_id} {args.output_dir} --repo-type dataset` "
+                "uploads it without preparing it again.",
+                file=sys.stderr,
+            )
+            return 2
+        print(f"{args.repo_id}: uploaded")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

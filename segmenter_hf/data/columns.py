@@ -1,0 +1,105 @@
+"""Which columns of a dataset hold the images and the label maps."""
+
+from datasets import Features, Image, Value
+
+
+# Lower case, without underscores and the like. Those of `IMAGE_NAMES` and `ANNOTATION_NAMES` have nothing in common.
+IMAGE_NAMES = {"image", "images", "img", "imgs", "pixelvalues", "picture", "photo", "rgb", "leftimage", "inputimage"}
+ANNOTATION_NAMES = {
+    *("annotation", "annotations", "label", "labels", "labelmap", "labelmaps", "mask", "masks"),
+    *("segmentation", "segmentationmask", "segmentationmap", "segmask", "segmap", "semanticseg", "semseg"),
+    *("semanticmask", "semanticsegmentation", "semanticlabel", "semanticlabels", "groundtruth", "gt", "target"),
+}
+
+
+def is_image_feature(feature) -> bool:
+    """
+    Whether a column can be read as images: `Image`, or what parquet files that `datasets` did not write have in its
+    place, encoded bytes with or without a path.
+    """
+    if isinstance(feature, Image):
+        return True
+    if isinstance(feature, dict):
+        return set(feature) == {"bytes", "path"} and is_image_feature(feature["bytes"])
+    return isinstance(feature, Value) and feature.dtype in ("binary", "large_binary")
+
+
+def find_columns(
+    features: Features, image_column: str | None = None, annotation_column: str | None = None, source: str = "dataset"
+) -> tuple[str, str]:
+    """
+    The columns of images and of label maps: those that are named, or else those whose names and types tell. A column
+    of images with an unknown name is taken when it is the only one left.
+
+    Args:
+        features (`Features`): The columns and their types.
+        image_column (`str`, *optional*): Column of the images, if known.
+        annotation_column (`str`, *optional*): Column of the label maps, if known.
+        source (`str`, *optional*): Where the columns are from, for errors.
+
+    Raises:
+        ValueError: if a column is not there, holds no images, or is one of several that could be meant; the message
+            lists them and names the flag that tells.
+
+    Example:
+
+    ```python
+    >>> from datasets import Features, Image, Value
+    >>> from segmenter_hf.data.columns import find_columns
+
+    >>> find_columns(Features({"pixel_values": Image(), "label": Image(), "scene": Value("string")}))
+    ('pixel_values', 'label')
+
+    ```"""
+    candidates = [name for name, feature in features.items() if is_image_feature(feature)]
+    for flag, column in (("image", image_column), ("annotation", annotation_column)):
+        if column is None:
+            continue
+        if column not in features:
+            raise ValueError(
+                f"{source} has the columns {list(features)}, expected {column} too. Name yours with "
+                f"--{flag}_column_name."
+            )
+        if column not in candidates:
+            raise ValueError(
+                f"The column {column} of {source} holds {features[column]}, expected images. Those that do: "
+                f"{candidates}. Name one with --{flag}_column_name."
+            )
+    if image_column is not None and image_column == annotation_column:
+        raise ValueError(f"The column {image_column} of {source} cannot hold both the images and the label maps.")
+
+    free = [name for name in candidates if name not in (image_column, annotation_column)]
+    known_images, known_annotations = (
+        [name for name in free if "".join(filter(str.isalnum, name.lower())) in names]
+        for names in (IMAGE_NAMES, ANNOTATION_NAMES)
+    )
+    if image_column is None:
+        image_column = _choose("image", known_images, free, known_annotations, annotation_column, features, source)
+    if annotation_column is None:
+        free = [name for name in free if name != image_column]
+        annotation_column = _choose(
+            "annotation", known_annotations, free, known_images, image_column, features, source
+        )
+    return image_column, annotation_column
+
+
+def _choose(flag, known, free, known_others, other_column, features, source) -> str:
+    """The only column with a known name; or the only one that is left, if the other kind is known."""
+    if len(known) == 1:
+        return known[0]
+    rest = [name for name in free if name not in known_others]
+    if not known and len(rest) == 1 and (other_column is not None or len(known_others) == 1):
+        return rest[0]
+    what = "images" if flag == "image" else "label maps"
+    if len(free) < (1 if other_column else 2):
+        raise ValueError(
+            f"{source} has no column of {what}: of its columns {list(features)}, those that hold images are "
+            f"{[name for name in features if is_image_feature(features[name])]}. A dataset has a column of images and "
+            "one of label maps; a folder of files has images/ and annotations/ (see segmenter_hf.data.pairs)."
+        )
+    raise ValueError(
+        f"Several columns of {source} could hold the {what}: {known or free}. Name one with --{flag}_column_name."
+    )
+
+
+__all__ = ["find_columns", "is_image_feature"]

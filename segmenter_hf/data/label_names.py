@@ -1,0 +1,105 @@
+"""The label names of a dataset: from a JSON file, a built-in set, the Hub, or the dataset's own features."""
+
+import json
+from pathlib import Path
+
+from datasets import ClassLabel, Features, List, Sequence
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from .labels import LABEL_SETS, load_label_set
+
+
+FILE_NAME = "id2label.json"
+# Columns whose classes are those of the label maps. Others are of whole images, like the kind of scene.
+CLASS_COLUMNS = {"classes", "classnames", "categories", "categorynames", "labelnames", "labels", "presentclasses"}
+
+
+def load_label_names(labels: str | Path) -> dict[int, str]:
+    """
+    Label names from a JSON file or by the name of a built-in set, in the order of the labels.
+
+    Args:
+        labels (`str` or `Path`): A name of `LABEL_SETS`; or a file that has `{"0": "sky", "1": "road"}`,
+            `["sky", "road"]`, `{"sky": 0, "road": 1}`, or one of them as `id2label` (as a model's `config.json` does).
+
+    Raises:
+        ValueError: if there is no such file or set, or the file has something else.
+    """
+    path = Path(labels)
+    if path.is_file():
+        return read_label_names(path)
+    if str(labels) in LABEL_SETS:
+        return load_label_set(str(labels)).id2label
+    raise ValueError(f"--labels {labels} is neither a JSON file nor one of {', '.join(LABEL_SETS)}.")
+
+
+def read_label_names(path: Path) -> dict[int, str]:
+    """Label names from a JSON file; see `load_label_names`."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON file: {error}") from error
+    if isinstance(stored, dict) and isinstance(stored.get("id2label"), (dict, list)):
+        stored = stored["id2label"]
+    if isinstance(stored, list):
+        id2label = dict(enumerate(stored))
+    elif isinstance(stored, dict) and stored and all(type(value) is int for value in stored.values()):
+        id2label = {index: name for name, index in stored.items()}
+        if len(id2label) != len(stored):
+            raise ValueError(f"{path} gives one label to several names.")
+    elif isinstance(stored, dict) and all(str(index).lstrip("-").isdecimal() for index in stored):
+        id2label = {int(index): name for index, name in stored.items()}
+    else:
+        id2label = {}
+    if not id2label or not all(isinstance(name, str) and name for name in id2label.values()):
+        raise ValueError(f'{path} must name each label: {{"0": "sky", "1": "building"}} or ["sky", "building"].')
+    if sorted(id2label) != list(range(len(id2label))):
+        raise ValueError(f"{path} must name the labels 0 to n - 1, got {sorted(id2label)}.")
+    names = list(id2label.values())
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{path} gives several labels the name {', '.join(twice)}. Give each its own.")
+    return dict(sorted(id2label.items()))
+
+
+def find_label_names(source: str | Path) -> dict[int, str] | None:
+    """
+    Label names of a dataset by its `id2label.json`: in the folder, in that of the file, or in the repository on the
+    Hub. `None` if it has none.
+
+    Raises:
+        ValueError: if the file is wrong, or `source` is neither a file or folder nor on the Hub.
+    """
+    path = Path(source)
+    if path.exists():
+        # The files of a dataset on disk may be in its `data` folder.
+        folders = [path] if path.is_dir() else [path.parent, path.parent.parent]
+        return next((read_label_names(each / FILE_NAME) for each in folders if (each / FILE_NAME).is_file()), None)
+    try:
+        return read_label_names(Path(hf_hub_download(str(source), FILE_NAME, repo_type="dataset")))
+    except LocalEntryNotFoundError as error:
+        # Also an `EntryNotFoundError`, but what the Hub has is not known.
+        raise ValueError(
+            f"{source} is no folder, and no dataset on the Hub whose {FILE_NAME} can be downloaded: {error}"
+        ) from error
+    except EntryNotFoundError:
+        return None
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise ValueError(
+            f"{source} is no folder, and no dataset on the Hub whose {FILE_NAME} can be downloaded: {error}"
+        ) from error
+
+
+def label_names_of_features(features: Features) -> dict[int, str] | None:
+    """Label names of a column of class labels, like `classes` of datasets that list those in each image, if any."""
+    found = []
+    for name, feature in features.items():
+        while isinstance(feature, (List, Sequence)):
+            feature = feature.feature
+        if isinstance(feature, ClassLabel) and "".join(filter(str.isalnum, name.lower())) in CLASS_COLUMNS:
+            found.append(dict(enumerate(feature.names)))
+    return found[0] if len(found) == 1 else None
+
+
+__all__ = ["find_label_names", "label_names_of_features", "load_label_names", "read_label_names"]

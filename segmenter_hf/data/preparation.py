@@ -1,0 +1,367 @@
+"""
+The official downloads of ADE20K, Cityscapes and Pascal Context as datasets of parquet files, which hold the images and
+label maps themselves. Files are read and written one after the other, so that memory does not grow with their number.
+"""
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Features, Image
+from PIL import Image as PILImage
+from tqdm.auto import tqdm
+
+from ..image_processing_pil_segmenter import IGNORE_INDEX
+from .label_names import FILE_NAME
+from .labels import load_label_set
+from .pairs import match_files, name_some
+
+
+# Small groups of rows, so that reading one row, or streaming, does not take much more than that row.
+ROWS_PER_GROUP = 100
+BYTES_PER_GROUP = 32 * 2**20
+BYTES_PER_SHARD = 500 * 2**20
+SHORT_NAMES = {"train": "train", "validation": "val"}
+
+# Train ids of the label ids 0 to 33, from cityscapesscripts/helpers/labels.py (of 4b832633e8ba). The licence plate,
+# label id and train id -1, is not part of images.
+CITYSCAPES_TRAIN_IDS = (
+    *(255, 255, 255, 255, 255, 255, 255, 0, 1, 255, 255, 2, 3, 4, 255, 255, 255),
+    *(5, 255, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 255, 255, 16, 17, 18),
+)
+
+
+class PreparationError(ValueError):
+    """A download that cannot be made into a dataset. The message is meant for the user."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """
+    How a download looks, and what becomes of it.
+
+    Args:
+        title (`str`): Name of the data set.
+        homepage (`str`): Where its terms are.
+        expected (`str`): The folders, for errors.
+        num_images (`dict[str, int | None]`): Images in each split of the complete download; `None` if lists that come
+            along tell which.
+        label_set (`str`): Names of the labels.
+        list_files (`Callable`): From the folder and a split, the image and label-map files; `None` without that split.
+        relabel (`Callable`, *optional*): From a label-map file and what is stored in it, `(height, width)`, the
+            labels. Default: files stay as they are.
+        max_value (`int`): The largest value in what is written (other than 255).
+        note (`str`): What users of the dataset must know of the labels.
+    """
+
+    title: str
+    homepage: str
+    expected: str
+    num_images: dict[str, int | None]
+    label_set: str
+    list_files: Callable[[Path, str], list[tuple[Path, Path]] | None]
+    max_value: int
+    note: str
+    relabel: Callable[[Path, np.ndarray], np.ndarray] | None = None
+
+
+def _list_ade20k(source: Path, split: str) -> list[tuple[Path, Path]] | None:
+    name = {"train": "training", "validation": "validation"}[split]
+    images, annotations = source / "images" / name, source / "annotations" / name
+    if not images.is_dir() and not annotations.is_dir():
+        return None
+    return match_files(images, annotations)
+
+
+def _list_cityscapes(source: Path, split: str) -> list[tuple[Path, Path]] | None:
+    name = SHORT_NAMES[split]
+    images = source / "leftImg8bit" / name
+    if not images.is_dir():
+        return None
+    pairs, missing = [], []
+    for image in sorted(images.glob("*/*_leftImg8bit.png")):
+        stem = image.name.removesuffix("_leftImg8bit.png")
+        folder = source / "gtFine" / name / image.parent.name
+        # Those that Cityscapes' own scripts make, if they were run.
+        files = [folder / f"{stem}_gtFine_{kind}.png" for kind in ("labelTrainIds", "labelIds")]
+        annotation = next((file for file in files if file.is_file()), None)
+        if annotation is None:
+            missing.append(str(files[-1]))
+        else:
+            pairs.append((image, annotation))
+    if missing:
+        raise PreparationError(
+            f"{len(missing)} label maps are missing: {name_some(missing)}. Unpack gtFine_trainvaltest.zip beside "
+            "leftImg8bit_trainvaltest.zip."
+        )
+    return pairs
+
+
+def _relabel_cityscapes(file: Path, stored: np.ndarray) -> np.ndarray:
+    if file.name.endswith("_labelTrainIds.png"):
+        return stored
+    table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
+    table[: len(CITYSCAPES_TRAIN_IDS)] = CITYSCAPES_TRAIN_IDS
+    return table[stored]
+
+
+def _list_pascal_context(source: Path, split: str) -> list[tuple[Path, Path]] | None:
+    # Of the devkit, or the folder in it.
+    root = source / "VOC2010" if (source / "VOC2010").is_dir() else source
+    names = root / "ImageSets" / "SegmentationContext" / f"{SHORT_NAMES[split]}.txt"
+    if not names.is_file():
+        return None
+    stems = names.read_text(encoding="utf-8").split()
+    pairs = [
+        (root / "JPEGImages" / f"{stem}.jpg", root / "SegmentationClassContext" / f"{stem}.png") for stem in stems
+    ]
+    missing = [str(file) for pair in pairs for file in pair if not file.is_file()]
+    if missing:
+        raise PreparationError(f"{len(missing)} files that {names} lists are missing: {name_some(missing)}.")
+    return pairs
+
+
+PASCAL_CONTEXT = {
+    "title": "Pascal Context",
+    "homepage": "https://cs.stanford.edu/~roozbeh/pascal-context/",
+    "expected": """\
+VOC2010/JPEGImages/2008_000002.jpg ...
+VOC2010/SegmentationClassContext/2008_000002.png ... (labels 0 to 59, where 0 is background)
+VOC2010/ImageSets/SegmentationContext/train.txt, val.txt
+The last two are written by MMSegmentation's tools/dataset_converters/pascal_context.py from VOC 2010 and
+trainval_merged.json, which this script does not read itself.""",
+    "num_images": {"train": None, "validation": None},
+    "list_files": _list_pascal_context,
+    "max_value": 59,
+}
+LAYOUTS = {
+    "ade20k": Layout(
+        title="ADE20K (scene parsing benchmark, 150 classes)",
+        homepage="https://sceneparsing.csail.mit.edu/",
+        expected="""\
+ADEChallengeData2016/images/training/ADE_train_00000001.jpg ... and images/validation/
+ADEChallengeData2016/annotations/training/ADE_train_00000001.png ... and annotations/validation/""",
+        num_images={"train": 20210, "validation": 2000},
+        label_set="ade20k",
+        list_files=_list_ade20k,
+        max_value=150,
+        note="In label maps, 0 is other and 1 to 150 are the classes: train with --do_reduce_labels.",
+    ),
+    "cityscapes": Layout(
+        title="Cityscapes (fine annotations)",
+        homepage="https://www.cityscapes-dataset.com/license/",
+        expected="""\
+leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png ... and leftImg8bit/val/
+gtFine/train/aachen/aachen_000000_000019_gtFine_labelIds.png (or ..._labelTrainIds.png) ... and gtFine/val/""",
+        num_images={"train": 2975, "validation": 500},
+        label_set="cityscapes",
+        list_files=_list_cityscapes,
+        relabel=_relabel_cityscapes,
+        max_value=18,
+        note="In label maps, 0 to 18 are the classes and 255 is ignored.",
+    ),
+    "pascal_context_60": Layout(
+        **PASCAL_CONTEXT,
+        label_set="pascal_context_60",
+        note="In label maps, 0 is background, which is a class, and 1 to 59 are the others.",
+    ),
+    "pascal_context_59": Layout(
+        **PASCAL_CONTEXT,
+        label_set="pascal_context_59",
+        note="In label maps, 0 is background and 1 to 59 are the classes: train with --do_reduce_labels.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """
+    What was written.
+
+    Args:
+        num_images (`dict[str, int]`): Images of each split.
+        num_bytes (`int`): Size of the parquet files.
+        warnings (`list[str]`): What users should know of the download.
+    """
+
+    num_images: dict[str, int]
+    num_bytes: int
+    warnings: list[str]
+
+
+def prepare_dataset(
+    name: str, source: str | Path, output_dir: str | Path, overwrite: bool = False, show_progress: bool = False
+) -> Prepared:
+    """
+    Writes a download as parquet files, with label names and a card. `output_dir` is complete or not there: what is
+    being made has a name of its own, `.{name}.unfinished` beside it, and what an interrupted run left is made anew.
+
+    Args:
+        name (`str`): One of `LAYOUTS`.
+        source (`str` or `Path`): The folder of the download.
+        output_dir (`str` or `Path`): Folder to write, which `load_dataset` reads.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether to replace the dataset that is there.
+        show_progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
+
+    Raises:
+        PreparationError: if files are missing, or are not those of the data set; the message says how they should be.
+    """
+    layout, source, output_dir = LAYOUTS[name], Path(source), Path(output_dir).absolute()
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        if not overwrite:
+            raise PreparationError(f"{output_dir} is not empty. Name another folder, or pass --overwrite.")
+        if not (output_dir / FILE_NAME).is_file():
+            raise PreparationError(f"{output_dir} is no dataset that this script wrote, so it is not overwritten.")
+    splits = find_splits(layout, source)
+
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = output_dir.with_name(f".{output_dir.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    (unfinished / "data").mkdir(parents=True)
+    try:
+        with tqdm(
+            total=sum(map(len, splits.values())), desc=layout.title, unit="image", disable=not show_progress
+        ) as progress:
+            for split, pairs in splits.items():
+                write_shards(unfinished / "data", split, _encode(layout, pairs, progress))
+        names = load_label_set(layout.label_set).id2label
+        (unfinished / FILE_NAME).write_text(json.dumps(names, indent=2) + "\n", encoding="utf-8")
+        (unfinished / "README.md").write_text(make_card(layout, splits), encoding="utf-8")
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    num_bytes = sum(file.stat().st_size for file in (unfinished / "data").iterdir())
+    replaced = output_dir.with_name(f".{output_dir.name}.replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if output_dir.exists():
+        os.replace(output_dir, replaced)
+    os.replace(unfinished, output_dir)
+    shutil.rmtree(replaced, ignore_errors=True)
+    num_images = {split: len(pairs) for split, pairs in splits.items()}
+    return Prepared(num_images, num_bytes, describe_incomplete(layout, num_images))
+
+
+def find_splits(layout: Layout, source: Path) -> dict[str, list[tuple[Path, Path]]]:
+    """
+    Image and label-map files of each split.
+
+    Raises:
+        PreparationError: if there are none, or some have no partner.
+    """
+    splits = {}
+    for split in layout.num_images:
+        try:
+            pairs = layout.list_files(source, split)
+        except ValueError as error:
+            raise PreparationError(f"{error}\nExpected layout of {layout.title}:\n{layout.expected}") from error
+        if pairs:
+            splits[split] = pairs
+    if not splits:
+        problem = "has not the files" if source.is_dir() else "is no folder"
+        raise PreparationError(
+            f"{source} {problem} of {layout.title}. Expected, with SOURCE the folder in which it begins:\n"
+            f"{layout.expected}"
+        )
+    return splits
+
+
+def describe_incomplete(layout: Layout, num_images: dict[str, int]) -> list[str]:
+    """A sentence for each split that has not the images of the complete download."""
+    return [
+        f"The {split} split has {num_images.get(split, 0)} images, the complete download has {expected or 'some'}."
+        for split, expected in layout.num_images.items()
+        if num_images.get(split, 0) != (expected or num_images.get(split))
+    ]
+
+
+def _encode(layout: Layout, pairs: Iterable[tuple[Path, Path]], progress: tqdm) -> Iterator[dict]:
+    """The rows of a split: files as they are, but for label maps whose labels change."""
+    for image, annotation in pairs:
+        annotation_bytes = annotation.read_bytes()
+        try:
+            with PILImage.open(image) as opened:
+                size = opened.size
+            # PNG with a palette too: its indices are the labels.
+            stored = np.asarray(PILImage.open(io.BytesIO(annotation_bytes)))
+        except (OSError, SyntaxError) as error:
+            raise PreparationError(f"{image} or {annotation} cannot be read: {error}. Unpack it again.") from error
+        if stored.dtype != np.uint8 or stored.shape != size[::-1]:
+            raise PreparationError(
+                f"{annotation} has {stored.dtype} values of shape {stored.shape}, expected one of 8 bits for each "
+                f"pixel of {image}, shape {size[::-1]}: it is no label map of {layout.title}."
+            )
+        if layout.relabel is not None:
+            stored = layout.relabel(annotation, stored)
+            buffer = io.BytesIO()
+            PILImage.fromarray(stored).save(buffer, format="PNG")
+            annotation_bytes = buffer.getvalue()
+        largest = int(stored[stored != IGNORE_INDEX].max(initial=0))
+        if largest > layout.max_value:
+            raise PreparationError(
+                f"{annotation} holds {largest}, expected at most {layout.max_value}: it is no label map of "
+                f"{layout.title}."
+            )
+        yield {
+            "image": {"bytes": image.read_bytes(), "path": image.name},
+            "annotation": {"bytes": annotation_bytes, "path": annotation.name},
+        }
+        progress.update()
+
+
+def write_shards(folder: Path, split: str, rows: Iterable[dict]) -> list[Path]:
+    """Writes rows to parquet files named as on the Hub, `train-00000-of-00003.parquet`, keeping few in memory."""
+    # With the metadata by which `datasets` knows that these are images.
+    schema = Features({"image": Image(), "annotation": Image()}).arrow_schema
+    shards, writer, group, group_bytes, shard_bytes = [], None, [], 0, 0
+
+    def flush():
+        nonlocal writer, group, group_bytes, shard_bytes
+        if not group:
+            return
+        if writer is None:
+            shards.append(folder / f"{split}-{len(shards):05d}.parquet")
+            # Compressed files do not repeat, so that a dictionary of them would only take memory.
+            writer = pq.ParquetWriter(shards[-1], schema, use_dictionary=False)
+        writer.write_table(pa.Table.from_pylist(group, schema=schema))
+        shard_bytes += group_bytes
+        group, group_bytes = [], 0
+        if shard_bytes >= BYTES_PER_SHARD:
+            writer.close()
+            writer, shard_bytes = None, 0
+
+    try:
+        for row in rows:
+            group.append(row)
+            group_bytes += sum(len(value["bytes"]) for value in row.values())
+            if len(group) >= ROWS_PER_GROUP or group_bytes >= BYTES_PER_GROUP:
+                flush()
+        flush()
+    finally:
+        if writer is not None:
+            writer.close()
+    # How many there are is known only now.
+    return [
+        shard.rename(folder / f"{split}-{index:05d}-of-{len(shards):05d}.parquet")
+        for index, shard in enumerate(shards)
+    ]
+
+
+def make_card(layout: Layout, splits: Iterable[str]) -> str:
+    """The dataset's README.md: which files are which split, and where its terms are."""
+    files = "".join(f"  - split: {split}\n    path: data/{split}-*.parquet\n" for split in splits)
+    return (
+        "---\ntask_categories:\n- image-segmentation\nconfigs:\n- config_name: default\n  data_files:\n"
+        f"{files}---\n\n# {layout.title}\n\n"
+        f"Made by `scripts/prepare_dataset.py` of segmenter_hf from the official download. {layout.note} The names of "
+        f"labels are in `{FILE_NAME}`.\n\nThe terms of the data apply: {layout.homepage}\n"
+    )
+
+
+__all__ = ["LAYOUTS", "Layout", "Prepared", "PreparationError", "prepare_dataset"]
