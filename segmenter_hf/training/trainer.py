@@ -1,19 +1,32 @@
 """What sets training of a segmentation model apart from `Trainer`'s defaults."""
 
 import math
+import time
+from typing import Any
 
 import torch
-from transformers import Trainer
+from transformers import Trainer, default_data_collator
+from transformers.trainer_utils import PredictionOutput, speed_metrics
 
 from ..evaluation.protocol import evaluate_sliding_window
+from .samples import EpochSampler, SetEpoch
 
 
 class SegmentationTrainer(Trainer):
     """
     [`Trainer`] whose evaluation is the sliding-window protocol, so that a number seen in training is the number the
-    evaluation gives (with `bf16`, under autocast to it). `processing_class` is the image processor, whose windows and
-    normalisation the protocol uses; `eval_dataset` holds images and label maps as they are, not the tensors of the
-    training transform.
+    evaluation script gives (with `bf16`, under autocast to it). `processing_class` is the image processor, whose
+    windows and normalisation the protocol uses; `eval_dataset` holds images and label maps as they are, of which each
+    process scores its share; `per_device_eval_batch_size` counts windows. No maps are gathered.
+
+    Args:
+        train_dataset ([`TrainingDataset`]): Its order is that of [`EpochSampler`], with the seed of the arguments.
+        image_column (`str`, *optional*, defaults to `"image"`): Column of the images of `eval_dataset`.
+        annotation_column (`str`, *optional*, defaults to `"annotation"`): Column of its label maps.
+        class_weights (`torch.Tensor` of shape `(num_labels,)`, *optional*): Weights of the labels in the loss.
+
+    Attributes:
+        last_evaluation (`dict`, *optional*): What the last evaluation measured, see [`evaluate_sliding_window`].
     """
 
     def __init__(
@@ -24,10 +37,20 @@ class SegmentationTrainer(Trainer):
         class_weights: torch.Tensor | None = None,
         **kwargs,
     ):
+        kwargs.setdefault("data_collator", default_data_collator)
         super().__init__(*args, **kwargs)
         self.image_column = image_column
         self.annotation_column = annotation_column
         self.class_weights = class_weights
+        self.last_evaluation: dict[str, Any] | None = None
+        self.epoch_sampler = None
+        if self.train_dataset is not None:
+            data_seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+            self.epoch_sampler = EpochSampler(len(self.train_dataset), data_seed)
+            self.add_callback(SetEpoch(self.epoch_sampler))
+
+    def _get_train_sampler(self, train_dataset=None) -> EpochSampler:
+        return self.epoch_sampler
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if self.class_weights is None:
@@ -39,28 +62,78 @@ class SegmentationTrainer(Trainer):
         )
         return (loss, outputs) if return_outputs else loss
 
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+    def evaluate(
+        self, eval_dataset=None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float | None]:
+        """
+        Scores the model by the sliding-window protocol.
+
+        Args:
+            eval_dataset (`Dataset` or `dict[str, Dataset]`, *optional*): Others than the trainer's own.
+            ignore_keys (`list[str]`, *optional*): Has no effect: no outputs are gathered.
+            metric_key_prefix (`str`, *optional*, defaults to `"eval"`): What names of metrics start with.
+
+        Returns:
+            `dict[str, float | None]`: loss, mean IoU, mean and overall accuracy, the IoU of each class, as fractions;
+            `None` for classes that neither occur nor are predicted.
+        """
         eval_dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
         if isinstance(eval_dataset, dict):
             metrics = {}
             for name, dataset in eval_dataset.items():
                 metrics.update(self.evaluate(dataset, ignore_keys, f"{metric_key_prefix}_{name}"))
             return metrics
-        results = evaluate_sliding_window(
-            self.model,
+        metrics = self._score(eval_dataset, metric_key_prefix)
+        # Trackers know no missing values.
+        self.log({name: value for name, value in metrics.items() if value is not None})
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def predict(
+        self, test_dataset, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> PredictionOutput:
+        """
+        Scores the model on another dataset, as `evaluate` does. There are no `predictions` in what is returned: maps
+        at full size would fill the memory. The image-segmentation pipeline makes them one by one.
+        """
+        metrics = self._score(test_dataset, metric_key_prefix)
+        self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
+        return PredictionOutput(predictions=None, label_ids=None, metrics=metrics)
+
+    def _score(self, dataset, prefix: str) -> dict[str, float | None]:
+        start_time = time.time()
+        # Of sharded models the wrapper, which gathers their weights.
+        model = self.model_wrapped if self.is_deepspeed_enabled or self.is_fsdp_enabled else self.model
+        self.last_evaluation = evaluate_sliding_window(
+            model,
             self.processing_class,
-            eval_dataset,
+            dataset,
             image_column=self.image_column,
             annotation_column=self.annotation_column,
             window_batch_size=self.args.eval_batch_size,
-            autocast_dtype=torch.bfloat16 if self.args.bf16 else None,
+            autocast_dtype=evaluation_dtype(self.args),
         )
-        names = self.model.config.id2label
-        metrics = {name: results[name] for name in ("loss", "mean_iou", "mean_accuracy", "overall_accuracy")}
-        # Classes that do not occur have no IoU, and NaN is no JSON.
-        for index, iou in enumerate(results["per_category_iou"]):
-            metrics[f"iou/{names[index]}"] = None if math.isnan(iou) else iou
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        metrics = make_metrics(self.last_evaluation, self.model.config.id2label, prefix)
+        return metrics | speed_metrics(prefix, start_time, num_samples=self.last_evaluation["num_images"])
+
+    def _save_rng_state(self, output_dir: str):
+        super()._save_rng_state(output_dir)
+        # What is saved next, the trainer's state, says that the checkpoint is complete.
+        self.accelerator.wait_for_everyone()
+
+
+def evaluation_dtype(args) -> torch.dtype | None:
+    """The dtype of autocast in evaluation: that of training."""
+    if args.bf16 or args.bf16_full_eval:
+        return torch.bfloat16
+    return torch.float16 if args.fp16 or args.fp16_full_eval else None
+
+
+def make_metrics(results: dict[str, Any], id2label: dict[int, str], prefix: str) -> dict[str, float | None]:
+    """Figures of an evaluation by the names under which they are logged, with `None` for NaN, which is no JSON."""
+    metrics = {name: results[name] for name in ("loss", "mean_iou", "mean_accuracy", "overall_accuracy")}
+    metrics |= {f"iou/{id2label[index]}": iou for index, iou in enumerate(results["per_category_iou"])}
+    return {f"{prefix}_{name}": None if math.isnan(value) else value for name, value in metrics.items()}
+
+
+__all__ = ["SegmentationTrainer", "evaluation_dtype", "make_metrics"]

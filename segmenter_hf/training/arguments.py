@@ -1,0 +1,223 @@
+"""Arguments of the training scripts, with the names that transformers' example of semantic segmentation has."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import HfArgumentParser
+
+from ..data.label_names import find_label_names, load_label_names
+from .recipes import RECIPES, Recipe, choose_recipe
+
+
+@dataclass
+class ModelArguments:
+    """Which model is trained: one with weights, or a new one of the given sizes."""
+
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Weights to start from: a Segmenter or an encoder (folder or Hub id), any file or folder that "
+            "convert_checkpoint.py takes, or the name of a released checkpoint. Default: random initialisation."
+        },
+    )
+    config_name: str | None = field(
+        default=None, metadata={"help": "Config (folder or Hub id) of a new model, instead of the sizes below."}
+    )
+    image_processor_name: str | None = field(
+        default=None, metadata={"help": "Image processor (folder or Hub id), if not the model's."}
+    )
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit, of a model on the Hub."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads are kept."})
+    token: str | None = field(default=None, metadata={"help": "Token for the Hub. Default: that of `hf auth login`."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Whether code in the model's repository may run. Segmenter needs none."}
+    )
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "Attention: sdpa (the default), eager, flash_attention_2, flex_attention."}
+    )
+    hidden_size: int = field(default=192, metadata={"help": "Width of encoder and decoder of a new model."})
+    num_hidden_layers: int = field(default=12, metadata={"help": "Number of encoder layers of a new model."})
+    patch_size: int = field(default=16, metadata={"help": "Side of a patch in pixels, of a new model."})
+    decoder_type: str = field(
+        default="mask_transformer",
+        metadata={
+            "help": "Decoder of a new model, or on an encoder: mask_transformer or linear.",
+            "choices": ["mask_transformer", "linear"],
+        },
+    )
+    decoder_num_hidden_layers: int = field(
+        default=2, metadata={"help": "Number of mask transformer layers, of a new decoder."}
+    )
+    decoder_dropout_prob: float | None = field(
+        default=None, metadata={"help": "Dropout in the mask transformer. Default: the checkpoint's or recipe's."}
+    )
+    drop_path_rate: float | None = field(
+        default=None,
+        metadata={"help": "Stochastic depth of the last encoder layer. Default: the checkpoint's or recipe's."},
+    )
+
+
+@dataclass
+class DataArguments:
+    """Which data, at which sizes."""
+
+    dataset_name: str = field(
+        metadata={"help": "Hub id; parquet file, folder of them, saved dataset, or folder of images and label maps."}
+    )
+    dataset_config_name: str | None = field(
+        default=None, metadata={"help": "Configuration of the dataset, if it has several."}
+    )
+    image_column_name: str | None = field(default=None, metadata={"help": "Column of the images. Default: detected."})
+    annotation_column_name: str | None = field(
+        default=None, metadata={"help": "Column of the label maps. Default: detected."}
+    )
+    labels: str | None = field(
+        default=None,
+        metadata={
+            "help": "Names of the labels: a JSON file, or ade20k, camvid, cityscapes, pascal_context_59 or "
+            "pascal_context_60. Default: the dataset's own."
+        },
+    )
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    validation_split: str = field(default="validation", metadata={"help": "Split to evaluate on."})
+    train_val_split: float | None = field(
+        default=0.15, metadata={"help": "Share of the training split to evaluate on, where there is no other split."}
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first so many examples."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first so many examples."})
+    do_reduce_labels: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Whether 0 means unlabelled in the label maps, as in ADE20K: it is ignored, the rest minus 1. "
+            "Default: the recipe's."
+        },
+    )
+    check_all_labels: bool = field(
+        default=False, metadata={"help": "Whether to check all label maps before training, not 200 of each split."}
+    )
+    short_side: int | None = field(
+        default=None,
+        metadata={"help": "Short side in pixels that images are resized to. Default: the checkpoint's or recipe's."},
+    )
+    long_side: int | None = field(
+        default=None, metadata={"help": "The most that the long side may then have. Default: 4 times the short one."}
+    )
+    crop_height: int | None = field(
+        default=None,
+        metadata={"help": "Height of training crops and windows. Default: the checkpoint's or recipe's, or 512."},
+    )
+    crop_width: int | None = field(default=None, metadata={"help": "Their width. Default: likewise."})
+    window_stride: int | None = field(
+        default=None,
+        metadata={"help": "Distance of windows in evaluation, in pixels. Default: likewise, or half of their side."},
+    )
+    min_scale: float = field(default=0.5, metadata={"help": "Least random scale of training images."})
+    max_scale: float = field(default=2.0, metadata={"help": "Largest random scale of training images."})
+    max_class_share: float = field(
+        default=0.75,
+        metadata={"help": "Training crops in which one class covers this share are drawn again, up to ten times."},
+    )
+    photometric_distortion: bool = field(
+        default=True, metadata={"help": "Whether to change brightness, contrast, saturation and hue in training."}
+    )
+
+
+@dataclass
+class MethodArguments:
+    """How to train, beside the arguments of `TrainingArguments`."""
+
+    recipe: str | None = field(
+        default=None,
+        metadata={
+            "help": "Defaults of all that is not given: ade20k, pascal_context and cityscapes as in the paper, "
+            "finetune, or from_scratch. Default: by the label names, and whether there are weights to start from.",
+            "choices": list(RECIPES),
+        },
+    )
+    class_balance: float = field(
+        default=0.0,
+        metadata={"help": "Weight the loss of each class by its frequency in the training split to minus this power."},
+    )
+    use_peft: bool = field(
+        default=False, metadata={"help": "Whether to train low-rank adapters (LoRA) of the encoder, and the decoder."}
+    )
+    lora_r: int = field(default=16, metadata={"help": "Rank of the adapters."})
+    lora_alpha: int = field(default=32, metadata={"help": "Their scale, times the rank."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout of what they are applied to."})
+    lora_target_modules: list[str] = field(
+        default_factory=lambda: ["q_proj", "v_proj"],
+        metadata={"help": "Linear layers of the encoder that get one: q_proj, k_proj, v_proj, o_proj, fc1, fc2."},
+    )
+
+    def __post_init__(self):
+        if not 0 <= self.class_balance <= 1:
+            raise ValueError(f"--class_balance must be from 0 (off) to 1, got {self.class_balance}.")
+
+
+def parse_arguments(run_type: type, description: str, arguments: Sequence[str] | None = None) -> tuple[Any, ...]:
+    """
+    Parses a command line, or the one JSON or YAML file that it names, with the recipe's values for what is not given.
+
+    Args:
+        run_type (`type`): Dataclass of the script's own arguments, such as `TrainingArguments`. Those of a recipe that
+            are not among its fields are left out.
+        description (`str`): For `--help`.
+        arguments (`Sequence[str]`, *optional*): Default: `sys.argv`.
+
+    Returns:
+        `ModelArguments`, `DataArguments`, `MethodArguments`, an instance of `run_type`, and the [`Recipe`].
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    types = (ModelArguments, DataArguments, MethodArguments, run_type)
+    parser = HfArgumentParser(types, description=description)
+    if len(arguments) == 1 and arguments[0].endswith((".json", ".yaml", ".yml")):
+        given = _read_file(arguments[0])
+        recipe = decide_recipe(
+            *(given.get(name) for name in ("recipe", "dataset_name", "labels", "model_name_or_path"))
+        )
+        given = {**recipe_defaults(recipe, run_type, given.get("gradient_accumulation_steps", 1)), **given}
+        return *parser.parse_dict(given), recipe
+    given = parser.parse_args(arguments)
+    recipe = decide_recipe(given.recipe, given.dataset_name, given.labels, given.model_name_or_path)
+    parser.set_defaults(**recipe_defaults(recipe, run_type, given.gradient_accumulation_steps))
+    return *parser.parse_args_into_dataclasses(arguments), recipe
+
+
+def _read_file(name: str) -> dict[str, Any]:
+    import json
+
+    import yaml
+
+    with open(name, encoding="utf-8") as file:
+        given = json.load(file) if name.endswith(".json") else yaml.safe_load(file)
+    if not isinstance(given, dict):
+        raise ValueError(f"{name} must hold arguments by their names, got {type(given).__name__}.")
+    return given
+
+
+def decide_recipe(name: str | None, dataset_name: str, labels: str | None, model_name_or_path: str | None) -> Recipe:
+    """The recipe of that name, or else the one that fits; see [`choose_recipe`]."""
+    if name is not None:
+        if name not in RECIPES:
+            raise ValueError(f"There is no recipe {name!r}, only {', '.join(RECIPES)}.")
+        return RECIPES[name]
+    # Without the dataset itself, whose features may name the labels too: arguments come before the work.
+    id2label = load_label_names(labels) if labels is not None else find_label_names(dataset_name)
+    return choose_recipe(id2label, has_weights=model_name_or_path is not None)
+
+
+def recipe_defaults(recipe: Recipe, run_type: type, gradient_accumulation_steps: int) -> dict[str, Any]:
+    """What a recipe says of the fields of `run_type`, with its batch split among accumulated steps and processes."""
+    # Of torchrun and accelerate launch, as the processes are not yet connected.
+    num_processes = int(os.environ.get("WORLD_SIZE", 1))
+    per_step = recipe.batch_size // (num_processes * max(1, gradient_accumulation_steps))
+    defaults = {**recipe.training, "per_device_train_batch_size": max(1, per_step)}
+    # The name that it has in transformers' example without `Trainer`.
+    defaults["num_warmup_steps"] = defaults["warmup_steps"]
+    return {name: value for name, value in defaults.items() if name in run_type.__dataclass_fields__}
+
+
+__all__ = ["DataArguments", "MethodArguments", "ModelArguments", "decide_recipe", "parse_arguments"]

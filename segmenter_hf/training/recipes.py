@@ -1,0 +1,138 @@
+"""
+Named defaults of training runs. Whatever is given on the command line has precedence over them.
+
+The three of the paper are those of the original implementation (rstrudel/segmenter): segm/config.yml for epochs,
+batch, learning rate and sizes, segm/train.py for the rest. Its optimiser `sgd` is timm's, with Nesterov momentum.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..data.labels import LABEL_SETS, load_label_set
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """
+    A way to train.
+
+    Args:
+        name (`str`): What `--recipe` takes.
+        title (`str`): What it is, for readers.
+        batch_size (`int`): Crops of one step, over all processes and accumulated steps, that the learning rate is for.
+        training (`Mapping`): Defaults of `TrainingArguments`.
+        data (`Mapping`): Sizes in pixels of images (`short_side`, `long_side`), of square crops and windows (`crop`),
+            and their `window_stride`; and `do_reduce_labels`. For models whose checkpoint says nothing of them.
+        model (`Mapping`): Settings of the config, likewise.
+        label_sets (`tuple[str, ...]`): Built-in label sets that it is for.
+    """
+
+    name: str
+    title: str
+    batch_size: int
+    training: Mapping[str, Any]
+    data: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)
+    label_sets: tuple[str, ...] = ()
+
+
+def _paper(name: str, title: str, epochs: int, batch_size: int, learning_rate: float, **settings: Any) -> Recipe:
+    return Recipe(
+        name=name,
+        title=f"{title}, as in the paper",
+        batch_size=batch_size,
+        training={
+            "num_train_epochs": epochs,
+            "optim": "sgd",
+            "optim_args": "momentum=0.9,nesterov=true",
+            "learning_rate": learning_rate,
+            "weight_decay": 0.0,
+            "lr_scheduler_type": "polynomial",
+            "lr_scheduler_kwargs": {"power": 0.9, "lr_end": 1e-5},
+            "warmup_steps": 0,
+            # It clips no gradients.
+            "max_grad_norm": 0.0,
+        },
+        model={"drop_path_rate": 0.1, "decoder_dropout_prob": 0.1},
+        **settings,
+    )
+
+
+def _adamw(learning_rate: float, warmup_steps: float, epochs: int) -> dict[str, Any]:
+    return {
+        "num_train_epochs": epochs,
+        "optim": "adamw_torch",
+        "learning_rate": learning_rate,
+        "weight_decay": 0.05,
+        # Of a Vision Transformer's training: the default of 0.999 forgets the large gradients of the start too slowly.
+        "adam_beta2": 0.99,
+        "lr_scheduler_type": "cosine",
+        # Below 1, a share of all steps.
+        "warmup_steps": warmup_steps,
+        "max_grad_norm": 1.0,
+    }
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        _paper(
+            *("ade20k", "ADE20K", 64, 8, 1e-3),
+            data={"short_side": 512, "long_side": 2048, "crop": 512, "window_stride": 512, "do_reduce_labels": True},
+            label_sets=("ade20k",),
+        ),
+        _paper(
+            *("pascal_context", "Pascal Context", 256, 16, 1e-3),
+            data={"short_side": 520, "long_side": 4160, "crop": 480, "window_stride": 320},
+            label_sets=("pascal_context_59", "pascal_context_60"),
+        ),
+        _paper(
+            *("cityscapes", "Cityscapes", 216, 8, 1e-2),
+            data={"short_side": 1024, "long_side": 2048, "crop": 768, "window_stride": 512},
+            label_sets=("cityscapes",),
+        ),
+        Recipe(
+            name="finetune",
+            title="fine-tuning on a data set of one's own",
+            batch_size=8,
+            training=_adamw(learning_rate=1e-4, warmup_steps=0.05, epochs=50),
+        ),
+        Recipe(
+            name="from_scratch",
+            title="training from random initialisation",
+            batch_size=8,
+            training=_adamw(learning_rate=1e-3, warmup_steps=0.05, epochs=150),
+        ),
+    )
+}
+
+
+def choose_recipe(id2label: Mapping[int, str] | None, has_weights: bool) -> Recipe:
+    """
+    The recipe for a run that names none: the paper's for the data sets that it has one for, which their label names
+    tell, otherwise `finetune`, or `from_scratch` without weights to start from.
+    """
+    for recipe in RECIPES.values():
+        for name in recipe.label_sets:
+            if name in LABEL_SETS and id2label == load_label_set(name).id2label and has_weights:
+                return recipe
+    return RECIPES["finetune" if has_weights else "from_scratch"]
+
+
+def describe_other_batch(recipe: Recipe, batch_size: int, learning_rate: float) -> str | None:
+    """
+    What to know where the effective batch is not the recipe's, if it is not. Published figures have not been
+    reproduced with another batch at the same learning rate.
+    """
+    if batch_size == recipe.batch_size:
+        return None
+    scaled = learning_rate * batch_size / recipe.batch_size
+    return (
+        f"The effective batch is {batch_size}, that of the recipe {recipe.name} is {recipe.batch_size}: results may "
+        f"differ. Change --per_device_train_batch_size, --gradient_accumulation_steps or the number of processes, or "
+        f"scale the learning rate along with it (--learning_rate {scaled:.3g})."
+    )
+
+
+__all__ = ["RECIPES", "Recipe", "choose_recipe", "describe_other_batch"]

@@ -1,0 +1,106 @@
+"""Training samples that depend on seed, epoch and index alone, not on workers, processes, or a run being resumed."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+from transformers import TrainerCallback
+
+from ..data.augmentation import SegmentationAugmentation, random_state_of
+
+
+class Draw(NamedTuple):
+    """
+    What a sampler asks a dataset for. That the epoch comes along with the index, rather than being set in the dataset,
+    is what makes it reach workers that live on from epoch to epoch.
+    """
+
+    epoch: int
+    index: int
+
+
+class EpochSampler(Sampler[Draw]):
+    """
+    Each index once, in an order that depends on the seed and the epoch alone.
+
+    Args:
+        num_examples (`int`): Size of the dataset.
+        seed (`int`): That of the run.
+    """
+
+    def __init__(self, num_examples: int, seed: int):
+        self.num_examples = num_examples
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int):
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_examples
+
+    def __iter__(self) -> Iterator[Draw]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_examples)
+        return (Draw(self.epoch, int(index)) for index in order)
+
+
+class SetEpoch(TrainerCallback):
+    """
+    Tells the sampler the epoch. `Trainer` and accelerate do so too, but not through all of the wrappers that the
+    dataloader of a resumed run has on several processes.
+    """
+
+    def __init__(self, sampler: EpochSampler):
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        # Within an epoch, where a run is resumed, it has a fraction.
+        self.sampler.set_epoch(int(state.epoch))
+
+
+class TrainingDataset(Dataset):
+    """
+    Augmented pairs of image and label map.
+
+    Args:
+        examples (`Sequence[dict]`): Of images and label maps, such as a `datasets.Dataset`.
+        augmentation ([`SegmentationAugmentation`]): Makes each of them a sample.
+        image_column (`str`): Column of the images.
+        annotation_column (`str`): Column of the label maps.
+        seed (`int`): That of the run.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[dict[str, Any]],
+        augmentation: SegmentationAugmentation,
+        image_column: str,
+        annotation_column: str,
+        seed: int,
+    ):
+        self.examples = examples
+        self.augmentation = augmentation
+        self.image_column = image_column
+        self.annotation_column = annotation_column
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, draw: Draw | int) -> dict[str, torch.Tensor]:
+        """
+        `pixel_values` of shape `(3, crop_height, crop_width)` and `labels` of shape `(crop_height, crop_width)`; of a
+        plain index, those of epoch 0.
+        """
+        epoch, index = draw if isinstance(draw, tuple) else (0, draw)
+        try:
+            example = self.examples[index]
+            with random_state_of(self.seed, epoch, index):
+                return self.augmentation(example[self.image_column], example[self.annotation_column])
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ValueError(f"Training example {index} cannot be used: {error}") from error
+
+
+__all__ = ["Draw", "EpochSampler", "SetEpoch", "TrainingDataset"]

@@ -1,0 +1,374 @@
+"""What a training run starts with: data, image processor and model, checked before any work is done."""
+
+import json
+import logging
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, PreTrainedConfig, PreTrainedModel
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME
+
+from ..configuration_segmenter import SegmenterConfig
+from ..conversion import ConversionError, convert_checkpoint, convert_released
+from ..conversion.released import RELEASED
+from ..data.augmentation import SegmentationAugmentation
+from ..data.checks import check_labels
+from ..data.labels import LABEL_SETS, load_label_set
+from ..data.loading import SegmentationData, load_segmentation_data
+from ..image_processing_pil_segmenter import SegmenterImageProcessingMixin, reduce_labels
+from ..image_processing_segmenter import SegmenterImageProcessor
+from ..modeling_segmenter import SegmenterForSemanticSegmentation
+from .arguments import DataArguments, MethodArguments, ModelArguments
+from .recipes import Recipe
+from .samples import TrainingDataset
+
+
+logger = logging.getLogger(__name__)
+
+# How many label maps of each split are checked, unless all are.
+NUM_CHECKED = 200
+
+
+@dataclass
+class TrainingSetup:
+    """
+    What a run starts with.
+
+    Args:
+        data ([`SegmentationData`]): The dataset, with its label names and columns.
+        train_dataset ([`TrainingDataset`]): Augmented samples.
+        eval_dataset (`Dataset`): Images and label maps as they are.
+        image_processor ([`SegmenterImageProcessor`]): What training, its evaluation and later inference share.
+        model ([`SegmenterForSemanticSegmentation`]): The model, or with adapters the `PeftModel` around it.
+        class_weights (`torch.Tensor`, *optional*): Of shape `(num_labels,)`.
+    """
+
+    data: SegmentationData
+    train_dataset: TrainingDataset
+    eval_dataset: Dataset
+    image_processor: SegmenterImageProcessingMixin
+    model: PreTrainedModel
+    class_weights: torch.Tensor | None
+
+
+def prepare(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    method_args: MethodArguments,
+    recipe: Recipe,
+    seed: int,
+    do_train: bool = True,
+) -> TrainingSetup:
+    """
+    Loads, checks and builds all that a run needs. The state of torch's random numbers decides on new weights.
+
+    Raises:
+        ValueError: if data, labels, sizes or weights do not fit; the message says what to change.
+    """
+    data = load_segmentation_data(
+        data_args.dataset_name,
+        config_name=data_args.dataset_config_name,
+        image_column=data_args.image_column_name,
+        annotation_column=data_args.annotation_column_name,
+        labels=data_args.labels,
+        train_val_split=data_args.train_val_split,
+        seed=seed,
+        cache_dir=model_args.cache_dir,
+    )
+    train_examples = _first(data.split(data_args.train_split, "--train_split"), data_args.max_train_samples)
+    eval_examples = _first(data.split(data_args.validation_split, "--validation_split"), data_args.max_eval_samples)
+
+    with tempfile.TemporaryDirectory(prefix="segmenter-") as folder:
+        checkpoint = find_checkpoint(model_args, Path(folder))
+        image_processor = make_image_processor(model_args, data_args, recipe, checkpoint)
+        splits = {data_args.validation_split: eval_examples}
+        if do_train:
+            splits = {data_args.train_split: train_examples, **splits}
+        for name, examples in splits.items():
+            check_labels(
+                examples,
+                data.num_labels,
+                image_column=data.image_column,
+                annotation_column=data.annotation_column,
+                do_reduce_labels=image_processor.do_reduce_labels,
+                id2label=data.id2label,
+                sample_size=None if data_args.check_all_labels else NUM_CHECKED,
+                split=name,
+            ).raise_for_errors()
+        model = make_model(model_args, recipe, checkpoint, image_processor, data.id2label)
+
+    class_weights = None
+    if method_args.class_balance and do_train:
+        counts = count_labels(
+            train_examples, data.annotation_column, data.num_labels, image_processor.do_reduce_labels
+        )
+        class_weights = balanced_class_weights(counts, method_args.class_balance)
+    if method_args.use_peft:
+        model = add_adapters(model, method_args)
+    augmentation = SegmentationAugmentation(
+        image_processor,
+        (data_args.min_scale, data_args.max_scale),
+        data_args.max_class_share,
+        data_args.photometric_distortion,
+    )
+    train_dataset = TrainingDataset(train_examples, augmentation, data.image_column, data.annotation_column, seed)
+    return TrainingSetup(data, train_dataset, eval_examples, image_processor, model, class_weights)
+
+
+def _first(examples: Dataset, number: int | None) -> Dataset:
+    return examples if number is None else examples.select(range(min(number, len(examples))))
+
+
+@dataclass
+class Checkpoint:
+    """
+    Weights to start from, as `from_pretrained` loads them.
+
+    Args:
+        name_or_path (`str`): Folder or Hub id.
+        has_decoder (`bool`): Whether they are a whole Segmenter's, whose own settings then apply, or an encoder's.
+        settings (`dict`): Further arguments of `from_pretrained`.
+    """
+
+    name_or_path: str
+    has_decoder: bool
+    settings: dict[str, Any]
+
+
+def find_checkpoint(model_args: ModelArguments, folder: Path) -> Checkpoint | None:
+    """
+    The weights that `--model_name_or_path` names, converted into `folder` if they are in another format.
+
+    Raises:
+        ValueError: if there are none of that name, or they cannot be converted.
+    """
+    name = model_args.model_name_or_path
+    if name is None:
+        return None
+    settings = {"cache_dir": model_args.cache_dir, "token": model_args.token, "revision": model_args.model_revision}
+    try:
+        if name in RELEASED and not Path(name).exists():
+            convert_released(name, folder / "converted", model_args.cache_dir)
+            name, settings = str(folder / "converted"), {}
+        else:
+            config = _read_config(name, settings)
+            if config is None or config.get("model_type") != SegmenterConfig.model_type:
+                convert_checkpoint(name, folder / "converted")
+                name, settings = str(folder / "converted"), {}
+    except ConversionError as error:
+        raise ValueError(
+            f"--model_name_or_path {model_args.model_name_or_path} is no Segmenter, and cannot be made into one: "
+            f"{error}"
+        ) from error
+    architectures = _read_config(name, settings).get("architectures") or []
+    return Checkpoint(name, SegmenterForSemanticSegmentation.__name__ in architectures, settings)
+
+
+def _read_config(name: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The config.json of a folder or of a repository on the Hub, if it has one."""
+    path = Path(name)
+    if path.exists():
+        file = path / CONFIG_NAME
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    try:
+        return PreTrainedConfig.get_config_dict(name, **settings)[0]
+    except OSError:
+        return None
+
+
+def make_image_processor(
+    model_args: ModelArguments, data_args: DataArguments, recipe: Recipe, checkpoint: Checkpoint | None = None
+) -> SegmenterImageProcessingMixin:
+    """
+    The image processor that training, its evaluation and later inference share. What is given has precedence over what
+    a Segmenter was trained with, and that over the recipe. Windows are as large as training crops.
+    """
+    source = model_args.image_processor_name or (checkpoint and checkpoint.name_or_path)
+    has_own_sizes = checkpoint is not None and checkpoint.has_decoder or model_args.image_processor_name is not None
+    if source is not None:
+        image_processor = _load_image_processor(source, model_args, checkpoint)
+    else:
+        image_processor = SegmenterImageProcessor(
+            do_split_image=True, window_stride=256, patch_size=model_args.patch_size
+        )
+    settings = image_processor.to_dict()
+    defaults = {} if has_own_sizes else dict(recipe.data)
+
+    short_side = data_args.short_side or defaults.get("short_side")
+    if short_side is not None:
+        ratio = defaults["long_side"] / defaults["short_side"] if "long_side" in defaults else 4
+        long_side = data_args.long_side or int(ratio * short_side)
+        settings["size"] = {"shortest_edge": short_side, "longest_edge": long_side}
+    elif data_args.long_side is not None:
+        settings["size"] = {**settings["size"], "longest_edge": data_args.long_side}
+    if (
+        "shortest_edge" in settings["size"]
+        and settings["size"].get("longest_edge", np.inf) < settings["size"]["shortest_edge"]
+    ):
+        raise ValueError(f"--long_side must be at least --short_side, got {settings['size']}.")
+
+    crop = settings["crop_size"]
+    height = data_args.crop_height or defaults.get("crop") or crop["height"]
+    width = data_args.crop_width or defaults.get("crop") or crop["width"]
+    if (height, width) != (crop["height"], crop["width"]):
+        settings["window_stride"] = max(1, min(height, width) // 2)
+    settings["crop_size"] = {"height": height, "width": width}
+    if data_args.window_stride is not None:
+        settings["window_stride"] = data_args.window_stride
+    elif "window_stride" in defaults and data_args.crop_height is None and data_args.crop_width is None:
+        settings["window_stride"] = defaults["window_stride"]
+
+    # What a checkpoint says of the label maps that it was trained on says nothing of these.
+    reduce = data_args.do_reduce_labels
+    settings["do_reduce_labels"] = recipe.data.get("do_reduce_labels", False) if reduce is None else reduce
+    settings["do_split_image"] = True
+    return type(image_processor).from_dict(settings)
+
+
+def _load_image_processor(source: str, model_args: ModelArguments, checkpoint: Checkpoint | None):
+    settings = dict(checkpoint.settings) if checkpoint is not None else {"cache_dir": model_args.cache_dir}
+    try:
+        image_processor = AutoImageProcessor.from_pretrained(source, **settings)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{source} has no image processor ({IMAGE_PROCESSOR_NAME}). Name one with --image_processor_name."
+        ) from error
+    if not isinstance(image_processor, SegmenterImageProcessingMixin):
+        raise ValueError(
+            f"The image processor of {source} is a {type(image_processor).__name__}, expected a "
+            f"{SegmenterImageProcessor.__name__}. Name one with --image_processor_name."
+        )
+    return image_processor
+
+
+def make_model(
+    model_args: ModelArguments,
+    recipe: Recipe,
+    checkpoint: Checkpoint | None,
+    image_processor: SegmenterImageProcessingMixin,
+    id2label: Mapping[int, str],
+) -> SegmenterForSemanticSegmentation:
+    """
+    The model for these labels: new, on an encoder's weights, or on those of a Segmenter, of which what depends on the
+    number of labels is new if that is another (the log names it).
+    """
+    settings = {"id2label": dict(id2label), "label2id": {name: index for index, name in id2label.items()}}
+    settings["palette"] = _find_palette(id2label)
+    if checkpoint is None or not checkpoint.has_decoder:
+        settings |= recipe.model
+    for name in ("decoder_dropout_prob", "drop_path_rate"):
+        if getattr(model_args, name) is not None:
+            settings[name] = getattr(model_args, name)
+    if checkpoint is not None and not checkpoint.has_decoder:
+        settings |= {
+            "decoder_type": model_args.decoder_type,
+            "decoder_num_hidden_layers": model_args.decoder_num_hidden_layers,
+        }
+    attention = {"attn_implementation": model_args.attn_implementation} if model_args.attn_implementation else {}
+
+    if checkpoint is not None:
+        model = AutoModelForSemanticSegmentation.from_pretrained(
+            checkpoint.name_or_path,
+            ignore_mismatched_sizes=True,
+            dtype=torch.float32,
+            **checkpoint.settings,
+            **settings,
+            **attention,
+        )
+    else:
+        if model_args.config_name is not None:
+            config = SegmenterConfig.from_pretrained(model_args.config_name, **settings)
+        else:
+            config = SegmenterConfig(
+                hidden_size=model_args.hidden_size,
+                num_hidden_layers=model_args.num_hidden_layers,
+                num_attention_heads=max(1, model_args.hidden_size // 64),
+                intermediate_size=4 * model_args.hidden_size,
+                image_size=(image_processor.crop_size.height, image_processor.crop_size.width),
+                patch_size=model_args.patch_size,
+                decoder_type=model_args.decoder_type,
+                decoder_num_hidden_layers=model_args.decoder_num_hidden_layers,
+                **settings,
+            )
+        model = AutoModelForSemanticSegmentation.from_config(config, **attention)
+    if image_processor.patch_size != model.config.patch_size:
+        raise ValueError(
+            f"The image processor is for patches of {image_processor.patch_size} pixels, the model has patches of "
+            f"{model.config.patch_size}. Pass --patch_size {model.config.patch_size}, or another "
+            "--image_processor_name."
+        )
+    return model
+
+
+def _find_palette(id2label: Mapping[int, str]) -> list[list[int]] | None:
+    """The colours of the built-in label set with these names."""
+    label_sets = (load_label_set(name) for name in LABEL_SETS)
+    return next(
+        (
+            [list(colour) for colour in label_set.palette]
+            for label_set in label_sets
+            if label_set.id2label == dict(id2label)
+        ),
+        None,
+    )
+
+
+def add_adapters(model: SegmenterForSemanticSegmentation, method_args: MethodArguments) -> PreTrainedModel:
+    """The model with low-rank adapters on linear layers of its encoder. The decoder is trained as a whole."""
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ValueError('--use_peft needs PEFT: pip install "segmenter_hf[peft]".') from error
+
+    modules = model.segmenter.layers[0].named_modules()
+    layers = sorted(name.rpartition(".")[-1] for name, module in modules if isinstance(module, torch.nn.Linear))
+    unknown = sorted(set(method_args.lora_target_modules) - set(layers))
+    if unknown:
+        raise ValueError(f"--lora_target_modules must be among {', '.join(layers)}, got {', '.join(unknown)}.")
+    # A pattern, since the decoder has layers of the same names.
+    modules = "|".join(method_args.lora_target_modules)
+    config = LoraConfig(
+        r=method_args.lora_r,
+        lora_alpha=method_args.lora_alpha,
+        lora_dropout=method_args.lora_dropout,
+        target_modules=rf"segmenter\.layers\.\d+\..*({modules})",
+        modules_to_save=["decoder"],
+    )
+    return get_peft_model(model, config)
+
+
+def count_labels(
+    examples: Dataset, annotation_column: str, num_labels: int, do_reduce_labels: bool = False
+) -> torch.Tensor:
+    """Number of pixels of each label in a split, `(num_labels,)`; labels beyond are ignored ones."""
+    counts = torch.zeros(num_labels, dtype=torch.int64)
+    for example in examples.select_columns(annotation_column):
+        labels = torch.from_numpy(np.array(example[annotation_column])).flatten().long()
+        if do_reduce_labels:
+            labels = reduce_labels(labels)
+        counts += torch.bincount(labels[labels < num_labels], minlength=num_labels)
+    return counts
+
+
+def balanced_class_weights(counts: torch.Tensor, power: float) -> torch.Tensor:
+    """Weights proportional to `frequency ** -power`, whose mean over all pixels is 1. Classes never seen weigh 0."""
+    frequencies = counts / counts.sum()
+    weights = torch.where(counts > 0, frequencies.clamp(min=1e-12) ** -power, 0)
+    return weights / (weights * frequencies).sum()
+
+
+__all__ = [
+    "TrainingSetup",
+    "add_adapters",
+    "balanced_class_weights",
+    "count_labels",
+    "make_image_processor",
+    "make_model",
+    "prepare",
+]

@@ -1,0 +1,377 @@
+"""A training run with a plain loop on accelerate, of the same result as one with `Trainer`."""
+
+import json
+import logging
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedType
+from accelerate.utils import ProjectConfiguration
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import SchedulerType, TrainerState, default_data_collator, get_scheduler, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
+
+from ..evaluation.protocol import evaluate_sliding_window
+from .arguments import DataArguments, MethodArguments, ModelArguments
+from .checkpoints import find_last_checkpoint, replacing_files
+from .recipes import Recipe, describe_other_batch
+from .samples import EpochSampler
+from .setup import TrainingSetup, prepare
+from .trainer import make_metrics
+from .with_trainer import set_up_logging
+
+
+logger = logging.getLogger(__name__)
+
+OPTIMIZERS = ("adamw_torch", "sgd")
+
+
+@dataclass
+class AccelerateArguments:
+    """How the loop runs, with the names that transformers' example without `Trainer` has."""
+
+    output_dir: str = field(default="trainer_output", metadata={"help": "Folder for model, figures and checkpoints."})
+    per_device_train_batch_size: int = field(default=8, metadata={"help": "Crops of a process in a forward pass."})
+    per_device_eval_batch_size: int = field(default=8, metadata={"help": "Windows of a process in evaluation."})
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Forward passes for each step."})
+    learning_rate: float = field(default=1e-4, metadata={"help": "Largest learning rate."})
+    optim: str = field(default="adamw_torch", metadata={"help": "Optimiser.", "choices": list(OPTIMIZERS)})
+    optim_args: str | None = field(default=None, metadata={"help": "Of SGD: momentum=0.9,nesterov=true."})
+    weight_decay: float = field(default=0.0, metadata={"help": "Of all weights but biases and those of LayerNorm."})
+    adam_beta1: float = field(default=0.9, metadata={"help": "Beta1 of AdamW."})
+    adam_beta2: float = field(default=0.999, metadata={"help": "Beta2 of AdamW."})
+    adam_epsilon: float = field(default=1e-8, metadata={"help": "Epsilon of AdamW."})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "Norm that gradients are clipped to; 0 for none."})
+    lr_scheduler_type: SchedulerType = field(default="polynomial", metadata={"help": "Decay of the learning rate."})
+    lr_scheduler_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Its arguments, as JSON."}
+    )
+    num_warmup_steps: float = field(default=0, metadata={"help": "Steps of warm-up; below 1, a share of all."})
+    num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the training split."})
+    max_train_steps: int | None = field(default=None, metadata={"help": "Steps in all, instead of epochs."})
+    logging_steps: int = field(default=50, metadata={"help": "Steps from one log of the loss to the next."})
+    eval_steps: str = field(
+        default="epoch", metadata={"help": "Steps from one evaluation to the next: a number, epoch, or no."}
+    )
+    checkpointing_steps: str = field(
+        default="epoch", metadata={"help": "Steps from one checkpoint to the next: a number, epoch, or no."}
+    )
+    save_total_limit: int | None = field(default=None, metadata={"help": "How many checkpoints are kept."})
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": "Checkpoint to go on from. Default: the last complete one in --output_dir."}
+    )
+    seed: int = field(default=42, metadata={"help": "Decides on new weights, the order of the samples, and these."})
+    mixed_precision: str | None = field(
+        default=None,
+        metadata={
+            "help": "Of forward passes: bf16 or fp16. Default: that of `accelerate launch`.",
+            "choices": ["no", "bf16", "fp16"],
+        },
+    )
+    gradient_checkpointing: bool = field(default=False, metadata={"help": "Less memory, more computation."})
+    torch_compile: bool = field(default=False, metadata={"help": "Whether to compile the model for training."})
+    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that make samples."})
+    use_cpu: bool = field(default=False, metadata={"help": "Whether to leave accelerators alone."})
+    with_tracking: bool = field(default=False, metadata={"help": "Whether to log to trackers."})
+    report_to: str = field(default="all", metadata={"help": "Which, with --with_tracking: tensorboard, trackio..."})
+    push_to_hub: bool = field(default=False, metadata={"help": "Whether to push model, figures and card at the end."})
+    hub_model_id: str | None = field(
+        default=None, metadata={"help": "Repository to push to. Default: by --output_dir."}
+    )
+    hub_token: str | None = field(default=None, metadata={"help": "Token to push with. Default: of `hf auth login`."})
+    hub_private_repo: bool | None = field(default=None, metadata={"help": "Whether a new repository is private."})
+
+    def __post_init__(self):
+        if isinstance(self.lr_scheduler_kwargs, str):
+            self.lr_scheduler_kwargs = json.loads(self.lr_scheduler_kwargs)
+        for name in ("eval_steps", "checkpointing_steps"):
+            value = getattr(self, name)
+            if value not in ("epoch", "no") and not (value.isdecimal() and int(value) > 0):
+                raise ValueError(f"--{name} must be a number of steps, epoch or no, got {value}.")
+
+
+def make_optimizer(model: torch.nn.Module, args: AccelerateArguments) -> torch.optim.Optimizer:
+    """The optimiser of the arguments, with weight decay where `Trainer` has it."""
+    exempt = {
+        parameter
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if isinstance(module, torch.nn.LayerNorm) or "bias" in name
+    }
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [each for each in trained if each not in exempt], "weight_decay": args.weight_decay},
+        {"params": [each for each in trained if each in exempt], "weight_decay": 0.0},
+    ]
+    options = dict(option.split("=") for option in (args.optim_args or "").replace(" ", "").split(",") if option)
+    if args.optim == "sgd":
+        momentum, nesterov = float(options.pop("momentum", 0)), options.pop("nesterov", "false").lower() == "true"
+        optimizer = torch.optim.SGD(groups, lr=args.learning_rate, momentum=momentum, nesterov=nesterov)
+    else:
+        betas = args.adam_beta1, args.adam_beta2
+        optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, betas=betas, eps=args.adam_epsilon)
+    if options:
+        raise ValueError(f"--optim_args of {args.optim} cannot be {', '.join(options)}.")
+    return optimizer
+
+
+class Loop:
+    """
+    A run, step by step.
+
+    Args:
+        setup ([`TrainingSetup`]): What it starts with.
+        args ([`AccelerateArguments`]): How it runs.
+        accelerator (`Accelerator`): Where.
+    """
+
+    def __init__(self, setup: TrainingSetup, args: AccelerateArguments, accelerator: Accelerator):
+        self.setup, self.args, self.accelerator = setup, args, accelerator
+        self.output_dir = Path(args.output_dir)
+        self.last_evaluation: dict[str, Any] | None = None
+        self.id2label = setup.model.config.id2label
+        if args.gradient_checkpointing:
+            setup.model.gradient_checkpointing_enable({"use_reentrant": False})
+
+        self.sampler = EpochSampler(len(setup.train_dataset), args.seed)
+        loader = DataLoader(
+            setup.train_dataset,
+            batch_size=args.per_device_train_batch_size,
+            sampler=self.sampler,
+            collate_fn=default_data_collator,
+            num_workers=args.dataloader_num_workers,
+        )
+        self.loader = accelerator.prepare(loader)
+        self.batches_per_epoch = len(self.loader)
+        self.steps_per_epoch = math.ceil(self.batches_per_epoch / args.gradient_accumulation_steps)
+        self.max_steps = args.max_train_steps or math.ceil(args.num_train_epochs * self.steps_per_epoch)
+        self.model, self.optimizer = accelerator.prepare(setup.model, make_optimizer(setup.model, args))
+        # Not prepared: accelerate would make as many steps at once as there are processes.
+        warmup_steps = args.num_warmup_steps
+        self.scheduler = get_scheduler(
+            args.lr_scheduler_type,
+            self.optimizer,
+            num_warmup_steps=int(warmup_steps) if warmup_steps >= 1 else math.ceil(self.max_steps * warmup_steps),
+            num_training_steps=self.max_steps,
+            scheduler_specific_kwargs=args.lr_scheduler_kwargs,
+        )
+        accelerator.register_for_checkpointing(self.scheduler)
+        self.state = TrainerState(max_steps=self.max_steps, logging_steps=args.logging_steps)
+        self.state.num_train_epochs = math.ceil(self.max_steps / self.steps_per_epoch)
+        self.state.train_batch_size = args.per_device_train_batch_size
+
+    def run(self, checkpoint: Path | None = None):
+        """Trains, from a checkpoint on if there is one."""
+        if checkpoint is not None:
+            self.accelerator.load_state(str(checkpoint))
+            self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+            self.state.max_steps = self.max_steps
+        total_loss, last_logged = torch.zeros((), device=self.accelerator.device), self.state.global_step
+        progress = tqdm(
+            total=self.max_steps, initial=self.state.global_step, disable=not self.accelerator.is_local_main_process
+        )
+        while self.state.global_step < self.max_steps:
+            epoch, first_step = divmod(self.state.global_step, self.steps_per_epoch)
+            for batch, num_accumulated in self._epoch(epoch, first_step):
+                self.model.train()
+                total_loss += self._forward_and_backward(batch, num_accumulated)
+                if not self.accelerator.sync_gradients:
+                    continue
+                self.state.global_step += 1
+                step = self.state.global_step
+                step_in_epoch = step - epoch * self.steps_per_epoch
+                batches_done = min(step_in_epoch * self.args.gradient_accumulation_steps, self.batches_per_epoch)
+                self.state.epoch = epoch + batches_done / self.batches_per_epoch
+                progress.update()
+                if step % self.args.logging_steps == 0:
+                    loss = self.accelerator.reduce(total_loss, "mean").item() / (step - last_logged)
+                    total_loss.zero_()
+                    last_logged = step
+                    self.log({"loss": loss, "grad_norm": self.grad_norm, "learning_rate": self.learning_rate})
+                is_last_of_epoch = step_in_epoch == self.steps_per_epoch
+                if _is_due(self.args.eval_steps, step, is_last_of_epoch) and step < self.max_steps:
+                    self.evaluate()
+                if _is_due(self.args.checkpointing_steps, step, is_last_of_epoch):
+                    self.save_checkpoint()
+                if step >= self.max_steps:
+                    break
+        progress.close()
+
+    def _epoch(self, epoch: int, first_step: int) -> Iterator[tuple[dict[str, torch.Tensor], int]]:
+        """The batches of an epoch, from a step on, each with the number of those that make up its step."""
+        per_step = self.args.gradient_accumulation_steps
+        first_batch = first_step * per_step
+        loader = self.accelerator.skip_first_batches(self.loader, first_batch) if first_step else self.loader
+        # accelerate does not tell the sampler through all of its wrappers.
+        loader.set_epoch(epoch)
+        self.sampler.set_epoch(epoch)
+        # Iterating draws a seed for workers, which within an epoch was drawn before the checkpoint.
+        state = torch.get_rng_state() if first_step else None
+        for index, batch in enumerate(loader, first_batch):
+            if state is not None:
+                torch.set_rng_state(state)
+                state = None
+            yield batch, min(per_step, self.batches_per_epoch - index // per_step * per_step)
+
+    def _forward_and_backward(self, batch: dict[str, torch.Tensor], num_accumulated: int) -> torch.Tensor:
+        """The share of a batch in the loss of its step, of which the last batch takes the step of the optimiser."""
+        with self.accelerator.accumulate(self.model):
+            with self.accelerator.autocast():
+                loss = self._loss(batch) / num_accumulated
+            # accelerate divides too, by the number of batches of all steps but the last of an epoch.
+            self.accelerator.backward(loss * self.args.gradient_accumulation_steps)
+            if self.accelerator.sync_gradients:
+                self.grad_norm = self._clip_gradients()
+                self.learning_rate = self.optimizer.param_groups[0]["lr"]
+            self.optimizer.step()
+            if self.accelerator.sync_gradients and not self.accelerator.optimizer_step_was_skipped:
+                self.scheduler.step()
+            self.optimizer.zero_grad()
+        return loss.detach()
+
+    def _loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        if self.setup.class_weights is None:
+            return self.model(**batch).loss
+        labels = batch["labels"]
+        return self.accelerator.unwrap_model(self.model).compute_loss(
+            self.model(pixel_values=batch["pixel_values"]).logits,
+            labels,
+            *labels.shape[-2:],
+            class_weights=self.setup.class_weights.to(labels.device),
+        )
+
+    def _clip_gradients(self) -> float | None:
+        if self.args.max_grad_norm <= 0:
+            return None
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm)
+        # DeepSpeed clips by itself.
+        return None if norm is None else float(norm)
+
+    def log(self, values: dict[str, Any]):
+        """Logs numbers as `Trainer` does: in the state, for trackers, and for readers."""
+        values = {name: value for name, value in values.items() if value is not None}
+        self.state.log_history.append({**values, "epoch": self.state.epoch, "step": self.state.global_step})
+        if self.args.with_tracking:
+            self.accelerator.log(
+                {_tracked_name(name): value for name, value in values.items()}, self.state.global_step
+            )
+        logger.info("step %d: %s", self.state.global_step, {name: f"{value:.4g}" for name, value in values.items()})
+
+    def evaluate(self) -> dict[str, float | None]:
+        """Scores the model by the sliding-window protocol, and logs the figures."""
+        is_sharded = self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+        precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
+        self.last_evaluation = evaluate_sliding_window(
+            self.model if is_sharded else self.unwrapped_model,
+            self.setup.image_processor,
+            self.setup.eval_dataset,
+            image_column=self.setup.data.image_column,
+            annotation_column=self.setup.data.annotation_column,
+            window_batch_size=self.args.per_device_eval_batch_size,
+            autocast_dtype=precision,
+        )
+        metrics = make_metrics(self.last_evaluation, self.id2label, "eval")
+        self.log(metrics)
+        return metrics
+
+    @property
+    def unwrapped_model(self):
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+
+    def save_checkpoint(self):
+        """Writes a checkpoint beside its place, and renames it when all processes have written theirs."""
+        checkpoint = self.output_dir / f"checkpoint-{self.state.global_step}"
+        unfinished = self.output_dir / ".checkpoint.unfinished"
+        if self.accelerator.is_main_process:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(unfinished))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            self.state.save_to_json(str(unfinished / TRAINER_STATE_NAME))
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            os.replace(unfinished, checkpoint)
+            if self.args.save_total_limit:
+                folders = sorted(self.output_dir.glob("checkpoint-*"), key=lambda each: int(each.name.split("-")[1]))
+                for old in folders[: -self.args.save_total_limit]:
+                    shutil.rmtree(old)
+        self.accelerator.wait_for_everyone()
+
+    def save(self):
+        """Writes model, image processor and state into the output folder."""
+        weights = self.accelerator.get_state_dict(self.model)
+        is_main_process = self.accelerator.is_main_process
+        with replacing_files(self.output_dir, is_main_process) as folder:
+            if is_main_process:
+                self.unwrapped_model.save_pretrained(folder, state_dict=weights)
+                self.setup.image_processor.save_pretrained(folder)
+                self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+        self.accelerator.wait_for_everyone()
+
+
+def _is_due(every: str, step: int, is_last_of_epoch: bool) -> bool:
+    return is_last_of_epoch if every == "epoch" else every != "no" and step % int(every) == 0
+
+
+def _tracked_name(name: str) -> str:
+    """As `Trainer` names it for trackers."""
+    return f"eval/{name.removeprefix('eval_')}" if name.startswith("eval_") else f"train/{name}"
+
+
+def train(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    method_args: MethodArguments,
+    args: AccelerateArguments,
+    recipe: Recipe,
+) -> Loop:
+    """
+    Trains from the last complete checkpoint in `args.output_dir`, or from the start; evaluates, and saves model, image
+    processor and figures there.
+
+    Raises:
+        ValueError: if arguments, data and weights do not fit together, before any work.
+    """
+    accelerator = Accelerator(
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        mixed_precision=args.mixed_precision,
+        cpu=args.use_cpu,
+        log_with=args.report_to if args.with_tracking else None,
+        project_config=ProjectConfiguration(project_dir=args.output_dir),
+        dynamo_backend="inductor" if args.torch_compile else None,
+    )
+    set_up_logging(accelerator.is_main_process)
+    logger.info("Recipe %s: %s.", recipe.name, recipe.title)
+    batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps * accelerator.num_processes
+    problem = describe_other_batch(recipe, batch_size, args.learning_rate)
+    if problem:
+        logger.warning(problem)
+
+    set_seed(args.seed)
+    setup = prepare(model_args, data_args, method_args, recipe, args.seed)
+    # Again, as `Trainer` does once it has the model.
+    set_seed(args.seed)
+    loop = Loop(setup, args, accelerator)
+    if args.with_tracking:
+        accelerator.init_trackers("semantic_segmentation", {"recipe": recipe.name, "batch_size": batch_size})
+    checkpoint = args.resume_from_checkpoint or find_last_checkpoint(args.output_dir)
+    if checkpoint is not None:
+        logger.info("Resuming from %s.", checkpoint)
+    start_time = time.time()
+    loop.run(checkpoint and Path(checkpoint))
+    logger.info("Trained in %.0f s.", time.time() - start_time)
+    if method_args.use_peft:
+        loop.model = loop.unwrapped_model.merge_and_unload()
+    loop.evaluate()
+    loop.save()
+    accelerator.end_training()
+    return loop

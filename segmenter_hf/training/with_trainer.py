@@ -1,0 +1,100 @@
+"""A training run with transformers' `Trainer`."""
+
+import logging
+
+import transformers
+from transformers import TrainingArguments, set_seed
+
+from .arguments import DataArguments, MethodArguments, ModelArguments
+from .checkpoints import find_last_checkpoint, replacing_files
+from .recipes import Recipe, describe_other_batch
+from .setup import prepare
+from .trainer import SegmentationTrainer
+
+
+logger = logging.getLogger(__name__)
+
+
+def set_up_logging(is_main_process: bool, level: int = logging.INFO):
+    """Logs of this package and of transformers, of the first process only."""
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+        handlers=[logging.StreamHandler()],
+    )
+    logging.getLogger("segmenter_hf").setLevel(level if is_main_process else logging.ERROR)
+    transformers.utils.logging.set_verbosity(logging.WARNING if is_main_process else logging.ERROR)
+
+
+def check_arguments(training_args: TrainingArguments, method_args: MethodArguments):
+    """
+    Raises:
+        ValueError: for what would fail after the work, or not do what it seems to.
+    """
+    if training_args.load_best_model_at_end and training_args.metric_for_best_model == "loss":
+        # `Trainer`'s default, where a user who asks for the best model means the metric of the task.
+        training_args.metric_for_best_model = "mean_iou"
+        training_args.greater_is_better = True
+    if method_args.use_peft and (training_args.fsdp or training_args.deepspeed):
+        raise ValueError("--use_peft is for models that fit each process: leave out --fsdp and --deepspeed.")
+
+
+def train(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    method_args: MethodArguments,
+    training_args: TrainingArguments,
+    recipe: Recipe,
+) -> SegmentationTrainer:
+    """
+    Trains from the last complete checkpoint in `training_args.output_dir`, or from the start; evaluates, and saves
+    model, image processor and figures there. With `do_eval` and not `do_train`, only evaluates.
+
+    Raises:
+        ValueError: if arguments, data and weights do not fit together, before any work.
+    """
+    set_up_logging(training_args.process_index == 0)
+    check_arguments(training_args, method_args)
+    # `TrainingArguments` sets `do_eval` itself for evaluation during training.
+    only_evaluates = training_args.do_eval and not training_args.do_train and training_args.eval_strategy == "no"
+    logger.info("Recipe %s: %s.", recipe.name, recipe.title)
+    batch_size = training_args.train_batch_size * training_args.gradient_accumulation_steps * training_args.world_size
+    problem = describe_other_batch(recipe, batch_size, training_args.learning_rate)
+    if problem and not only_evaluates:
+        logger.warning(problem)
+
+    set_seed(training_args.seed)
+    setup = prepare(model_args, data_args, method_args, recipe, training_args.seed, do_train=not only_evaluates)
+
+    # `Trainer` would drop columns that are not arguments of the model, of samples that have no columns.
+    training_args.remove_unused_columns = False
+    if training_args.ddp_find_unused_parameters is None:
+        # Every parameter gets a gradient in each step.
+        training_args.ddp_find_unused_parameters = False
+    trainer = SegmentationTrainer(
+        model=setup.model,
+        args=training_args,
+        train_dataset=setup.train_dataset,
+        eval_dataset=setup.eval_dataset,
+        processing_class=setup.image_processor,
+        image_column=setup.data.image_column,
+        annotation_column=setup.data.annotation_column,
+        class_weights=setup.class_weights,
+    )
+    if not only_evaluates:
+        checkpoint = training_args.resume_from_checkpoint or find_last_checkpoint(training_args.output_dir)
+        if checkpoint is not None:
+            logger.info("Resuming from %s.", checkpoint)
+        result = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+        if method_args.use_peft:
+            trainer.model = trainer.model_wrapped = trainer.model.merge_and_unload()
+        with replacing_files(training_args.output_dir, training_args.should_save) as folder:
+            trainer.accelerator.wait_for_everyone()
+            trainer.save_model(str(folder), _internal_call=True)
+        trainer.save_state()
+        trainer.log_metrics("train", result.metrics)
+        trainer.save_metrics("train", result.metrics)
+    metrics = trainer.evaluate()
+    trainer.log_metrics("eval", metrics)
+    trainer.save_metrics("eval", metrics)
+    return trainer
