@@ -9,13 +9,12 @@ import sys
 
 from transformers import TrainingArguments
 
-from segmenter_hf.training.arguments import parse_arguments
+from segmenter_hf.training.arguments import run_script
 from segmenter_hf.training.with_trainer import train
 
 
 def main() -> int:
-    train(*parse_arguments(TrainingArguments, __doc__))
-    return 0
+    return run_script(TrainingArguments, __doc__, train)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,12 @@ Train Segmenter for semantic segmentation with a plain loop on accelerate.
 
 import sys
 
-from segmenter_hf.training.arguments import parse_arguments
+from segmenter_hf.training.arguments import run_script
 from segmenter_hf.training.with_accelerate import AccelerateArguments, train
 
 
 def main() -> int:
-    train(*parse_arguments(AccelerateArguments, __doc__))
-    return 0
+    return run_script(AccelerateArguments, __doc__, train)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,10 @@ from transformers import HfArgumentParser
 
 from ..data.label_names import find_label_names, load_label_names
 from .recipes import RECIPES, Recipe, choose_recipe
+
+
+class SetupError(ValueError):
+    """What keeps a run from starting. The message is meant for the user."""
 
 
 @dataclass
@@ -186,6 +190,34 @@ def parse_arguments(run_type: type, description: str, arguments: Sequence[str] |
     return *parser.parse_args_into_dataclasses(arguments), recipe
 
 
+def run_script(run_type: type, description: str, train: Callable[..., Any]) -> int:
+    """
+    Parses the command line and trains. What is wrong with arguments, data or weights becomes one line and exit code 2.
+
+    Args:
+        run_type (`type`): See [`parse_arguments`].
+        description (`str`): See [`parse_arguments`].
+        train (`Callable`): Takes what [`parse_arguments`] returns.
+    """
+    try:
+        parsed = parse_arguments(run_type, description)
+    # Also of the dataclasses of `transformers`, which check what they are given.
+    except (ImportError, OSError, ValueError) as error:
+        return _refuse(error)
+    try:
+        train(*parsed)
+    except SetupError as error:
+        return _refuse(error)
+    return 0
+
+
+def _refuse(error: Exception) -> int:
+    # Of several processes, which all find it, the first says it.
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"{os.path.basename(sys.argv[0])}: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
+
+
 def _read_file(name: str) -> dict[str, Any]:
     import json
 
@@ -220,4 +252,12 @@ def recipe_defaults(recipe: Recipe, run_type: type, gradient_accumulation_steps:
     return {name: value for name, value in defaults.items() if name in run_type.__dataclass_fields__}
 
 
-__all__ = ["DataArguments", "MethodArguments", "ModelArguments", "decide_recipe", "parse_arguments"]
+__all__ = [
+    "DataArguments",
+    "MethodArguments",
+    "ModelArguments",
+    "SetupError",
+    "decide_recipe",
+    "parse_arguments",
+    "run_script",
+]

@@ -5,11 +5,15 @@ The three of the paper are those of the original implementation (rstrudel/segmen
 batch, learning rate and sizes, segm/train.py for the rest. Its optimiser `sgd` is timm's, with Nesterov momentum.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..data.labels import LABEL_SETS, load_label_set
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -120,11 +124,21 @@ def choose_recipe(id2label: Mapping[int, str] | None, has_weights: bool) -> Reci
     return RECIPES["finetune" if has_weights else "from_scratch"]
 
 
+def announce(recipe: Recipe, crops: int, accumulated: int, processes: int, learning_rate: float) -> int:
+    """Logs the recipe and the effective batch, which it returns, and warns if that is not the recipe's."""
+    batch_size = crops * accumulated * processes
+    logger.info("Recipe %s: %s.", recipe.name, recipe.title)
+    logger.info(
+        "Effective batch %d: %d crops x %d accumulated x %d processes.", batch_size, crops, accumulated, processes
+    )
+    problem = describe_other_batch(recipe, batch_size, learning_rate)
+    if problem is not None:
+        logger.warning(problem)
+    return batch_size
+
+
 def describe_other_batch(recipe: Recipe, batch_size: int, learning_rate: float) -> str | None:
-    """
-    What to know where the effective batch is not the recipe's, if it is not. Published figures have not been
-    reproduced with another batch at the same learning rate.
-    """
+    """What to know where the effective batch is not the recipe's, if it is not."""
     if batch_size == recipe.batch_size:
         return None
     scaled = learning_rate * batch_size / recipe.batch_size
@@ -135,4 +149,4 @@ def describe_other_batch(recipe: Recipe, batch_size: int, learning_rate: float) 
     )
 
 
-__all__ = ["RECIPES", "Recipe", "choose_recipe", "describe_other_batch"]
+__all__ = ["RECIPES", "Recipe", "announce", "choose_recipe", "describe_other_batch"]

@@ -24,7 +24,7 @@ from ..data.loading import SegmentationData, load_segmentation_data
 from ..image_processing_pil_segmenter import SegmenterImageProcessingMixin, reduce_labels
 from ..image_processing_segmenter import SegmenterImageProcessor
 from ..modeling_segmenter import SegmenterForSemanticSegmentation
-from .arguments import DataArguments, MethodArguments, ModelArguments
+from .arguments import DataArguments, MethodArguments, ModelArguments, SetupError
 from .recipes import Recipe
 from .samples import TrainingDataset
 
@@ -69,8 +69,22 @@ def prepare(
     Loads, checks and builds all that a run needs. The state of torch's random numbers decides on new weights.
 
     Raises:
-        ValueError: if data, labels, sizes or weights do not fit; the message says what to change.
+        SetupError: if data, labels, sizes or weights do not fit; the message says what to change.
     """
+    try:
+        return _prepare(model_args, data_args, method_args, recipe, seed, do_train)
+    except ValueError as error:
+        raise SetupError(str(error)) from error
+
+
+def _prepare(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    method_args: MethodArguments,
+    recipe: Recipe,
+    seed: int,
+    do_train: bool,
+) -> TrainingSetup:
     data = load_segmentation_data(
         data_args.dataset_name,
         config_name=data_args.dataset_config_name,

@@ -22,7 +22,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from ..evaluation.protocol import evaluate_sliding_window
 from .arguments import DataArguments, MethodArguments, ModelArguments
 from .checkpoints import find_last_checkpoint, replacing_files
-from .recipes import Recipe, describe_other_batch
+from .recipes import Recipe, announce
 from .samples import EpochSampler
 from .setup import TrainingSetup, prepare
 from .trainer import make_metrics
@@ -339,7 +339,7 @@ def train(
     processor and figures there.
 
     Raises:
-        ValueError: if arguments, data and weights do not fit together, before any work.
+        SetupError: if arguments, data and weights do not fit together, before any work.
     """
     accelerator = Accelerator(
         gradient_accumulation_steps=args.gradient_accumulation_steps,
@@ -350,11 +350,13 @@ def train(
         dynamo_backend="inductor" if args.torch_compile else None,
     )
     set_up_logging(accelerator.is_main_process)
-    logger.info("Recipe %s: %s.", recipe.name, recipe.title)
-    batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps * accelerator.num_processes
-    problem = describe_other_batch(recipe, batch_size, args.learning_rate)
-    if problem:
-        logger.warning(problem)
+    batch_size = announce(
+        recipe,
+        args.per_device_train_batch_size,
+        args.gradient_accumulation_steps,
+        accelerator.num_processes,
+        args.learning_rate,
+    )
 
     set_seed(args.seed)
     setup = prepare(model_args, data_args, method_args, recipe, args.seed)

@@ -5,9 +5,9 @@ import logging
 import transformers
 from transformers import TrainingArguments, set_seed
 
-from .arguments import DataArguments, MethodArguments, ModelArguments
+from .arguments import DataArguments, MethodArguments, ModelArguments, SetupError
 from .checkpoints import find_last_checkpoint, replacing_files
-from .recipes import Recipe, describe_other_batch
+from .recipes import Recipe, announce
 from .setup import prepare
 from .trainer import SegmentationTrainer
 
@@ -29,14 +29,14 @@ def set_up_logging(is_main_process: bool, level: int = logging.INFO):
 def check_arguments(training_args: TrainingArguments, method_args: MethodArguments):
     """
     Raises:
-        ValueError: for what would fail after the work, or not do what it seems to.
+        SetupError: for what would fail after the work.
     """
     if training_args.load_best_model_at_end and training_args.metric_for_best_model == "loss":
         # `Trainer`'s default, where a user who asks for the best model means the metric of the task.
         training_args.metric_for_best_model = "mean_iou"
         training_args.greater_is_better = True
     if method_args.use_peft and (training_args.fsdp or training_args.deepspeed):
-        raise ValueError("--use_peft is for models that fit each process: leave out --fsdp and --deepspeed.")
+        raise SetupError("--use_peft is for models that fit each process: leave out --fsdp and --deepspeed.")
 
 
 def train(
@@ -51,17 +51,20 @@ def train(
     model, image processor and figures there. With `do_eval` and not `do_train`, only evaluates.
 
     Raises:
-        ValueError: if arguments, data and weights do not fit together, before any work.
+        SetupError: if arguments, data and weights do not fit together, before any work.
     """
     set_up_logging(training_args.process_index == 0)
     check_arguments(training_args, method_args)
     # `TrainingArguments` sets `do_eval` itself for evaluation during training.
     only_evaluates = training_args.do_eval and not training_args.do_train and training_args.eval_strategy == "no"
-    logger.info("Recipe %s: %s.", recipe.name, recipe.title)
-    batch_size = training_args.train_batch_size * training_args.gradient_accumulation_steps * training_args.world_size
-    problem = describe_other_batch(recipe, batch_size, training_args.learning_rate)
-    if problem and not only_evaluates:
-        logger.warning(problem)
+    if not only_evaluates:
+        announce(
+            recipe,
+            training_args.train_batch_size,
+            training_args.gradient_accumulation_steps,
+            training_args.world_size,
+            training_args.learning_rate,
+        )
 
     set_seed(training_args.seed)
     setup = prepare(model_args, data_args, method_args, recipe, training_args.seed, do_train=not only_evaluates)
@@ -91,10 +94,10 @@ def train(
         with replacing_files(training_args.output_dir, training_args.should_save) as folder:
             trainer.accelerator.wait_for_everyone()
             trainer.save_model(str(folder), _internal_call=True)
-        trainer.save_state()
         trainer.log_metrics("train", result.metrics)
         trainer.save_metrics("train", result.metrics)
     metrics = trainer.evaluate()
+    trainer.save_state()
     trainer.log_metrics("eval", metrics)
     trainer.save_metrics("eval", metrics)
     return trainer

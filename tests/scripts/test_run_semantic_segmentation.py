@@ -1,75 +1,257 @@
-"""The training script, run as a user runs it."""
+"""Both training scripts, run as users run them, killed and resumed, and on two processes."""
 
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
+import time
 
+import numpy as np
 import pytest
 import torch
-from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+from datasets import Dataset, Features
+from datasets import Image as ImageFeature
+from safetensors.torch import load_file
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline
 
 from ..common import REPOSITORY
-from ..data.test_loading import write_dataset
+from ..data.datasets_on_disk import make_image
 
 
-def run_script(*arguments):
-    command = [sys.executable, REPOSITORY / "scripts" / "run_semantic_segmentation.py", *arguments]
-    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=REPOSITORY)
-    assert result.returncode == 0, result.stderr
-    return result
+SCRIPTS = {
+    "trainer": REPOSITORY / "scripts" / "run_semantic_segmentation.py",
+    "accelerate": REPOSITORY / "scripts" / "run_semantic_segmentation_no_trainer.py",
+}
+# What the two call differently.
+NAMES = {
+    "trainer": {"steps": "--max_steps", "save": "--save_steps"},
+    "accelerate": {"steps": "--max_train_steps", "save": "--checkpointing_steps"},
+}
+MODEL = [
+    *("--hidden_size", 64, "--num_hidden_layers", 2, "--decoder_num_hidden_layers", 1),
+    *("--short_side", 40, "--crop_height", 32, "--crop_width", 32),
+]
+RUN = ["--per_device_train_batch_size", 2, "--use_cpu", "True", "--logging_steps", 1, "--seed", 3]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Columns of other names, images of odd and mixed sizes, and something to learn: bright is 1, dark is 0."""
+    folder = tmp_path_factory.mktemp("dataset")
+    generator = np.random.default_rng(0)
+    for split, number in (("train", 12), ("val", 3)):
+        images, maps = [], []
+        for index in range(number):
+            height, width = generator.integers(41, 75, 2)
+            labels = np.zeros((height, width), dtype=np.uint8)
+            labels[:, : generator.integers(10, 31)] = 1
+            noise = np.asarray(make_image(height, width, seed=index)) // 4
+            images.append(noise + (labels[..., None] * 180).astype(np.uint8))
+            maps.append(labels)
+        features = Features({"photo_id": ImageFeature(), "seg": ImageFeature()})
+        columns = {"photo_id": images, "seg": maps}
+        (folder / "data").mkdir(exist_ok=True)
+        Dataset.from_dict(columns, features=features).to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+    (folder / "id2label.json").write_text(json.dumps({"0": "dark", "1": "bright"}), encoding="utf-8")
+    return folder
+
+
+def command(kind, dataset, output_dir, steps, *arguments, launcher=(sys.executable,)):
+    return [
+        str(part)
+        for part in (
+            *(*launcher, SCRIPTS[kind], "--dataset_name", dataset, "--output_dir", output_dir),
+            *("--image_column_name", "photo_id", *MODEL, *RUN, NAMES[kind]["steps"], steps, *arguments),
+        )
+    ]
+
+
+def run(*args, environment=None, **kwargs):
+    result = subprocess.run(
+        command(*args, **kwargs),
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        env={**os.environ, **(environment or {})},
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+def weights_of(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def history_of(folder):
+    return json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+
+
+def losses_of(folder):
+    return [entry["loss"] for entry in history_of(folder) if "loss" in entry]
+
+
+def assert_equal(folder, other):
+    weights, others = weights_of(folder), weights_of(other)
+    assert weights.keys() == others.keys()
+    for name, weight in weights.items():
+        assert torch.equal(weight, others[name]), name
+
+
+@pytest.fixture(scope="module")
+def unbroken(dataset, tmp_path_factory):
+    """A run of `Trainer`, with stochastic depth and in the middle of whose epochs are checkpoints."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    run("trainer", dataset, folder, 40, "--save_strategy", "no", "--drop_path_rate", 0.2, "--class_balance", 0.5)
+    return folder
 
 
 @pytest.mark.slow
-def test_trains_evaluates_and_saves_a_model_that_loads(tmp_path):
-    dataset = write_dataset(tmp_path / "dataset", id2label={"0": "sky", "1": "road", "2": "car"})
-    common = [
-        "--dataset_name",
-        dataset,
-        "--per_device_train_batch_size",
-        2,
-        "--use_cpu",
-        "True",
-        "--report_to",
-        "none",
-        "--max_steps",
-        3,
-    ]
-    common += ["--logging_steps", 1, "--class_balance", 0.5]
-    sizes = [
-        "--short_side",
-        32,
-        "--crop_height",
-        32,
-        "--crop_width",
-        32,
-        "--hidden_size",
-        64,
-        "--num_hidden_layers",
-        1,
-        "--decoder_num_hidden_layers",
-        1,
-    ]
-    first = tmp_path / "first"
-    run_script(*common, *sizes, "--output_dir", first, "--learning_rate", 1e-3)
+def test_trains_evaluates_and_saves_a_model_that_works(unbroken, dataset, tmp_path):
+    metrics = json.loads((unbroken / "all_results.json").read_text(encoding="utf-8"))
+    assert metrics["eval_mean_iou"] > 0.6, "bright and dark are learnt"
+    assert {"eval_iou/dark", "eval_iou/bright", "eval_loss", "train_loss"} <= metrics.keys()
+    losses = losses_of(unbroken)
+    assert len(losses) == 40
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
 
-    metrics = json.loads((first / "all_results.json").read_text())
-    assert 0 <= metrics["eval_mean_iou"] <= 1
-    assert {"eval_iou/sky", "eval_iou/road", "eval_iou/car"} <= metrics.keys()
-    losses = [
-        entry for entry in json.loads((first / "trainer_state.json").read_text())["log_history"] if "loss" in entry
-    ]
-    assert len(losses) == 3
-
-    model = AutoModelForSemanticSegmentation.from_pretrained(first)
-    assert model.config.id2label == {0: "sky", 1: "road", 2: "car"}
-    image_processor = AutoImageProcessor.from_pretrained(first)
-    assert image_processor.do_split_image
+    model = AutoModelForSemanticSegmentation.from_pretrained(unbroken)
+    assert model.config.id2label == {0: "dark", 1: "bright"}
+    image_processor = AutoImageProcessor.from_pretrained(unbroken)
     assert dict(image_processor.crop_size) == {"height": 32, "width": 32}
+    segments = pipeline("image-segmentation", model=str(unbroken))(make_image(50, 60))
+    assert {segment["label"] for segment in segments} <= {"dark", "bright"}
+    assert not [file.name for file in unbroken.iterdir() if file.name.startswith((".", "checkpoint"))]
 
-    # Training on from what the first run saved starts at its weights.
-    second = tmp_path / "second"
-    run_script(*common, "--output_dir", second, "--model_name_or_path", first, "--learning_rate", 0.0)
-    again = AutoModelForSemanticSegmentation.from_pretrained(second)
-    assert AutoImageProcessor.from_pretrained(second).to_dict() == image_processor.to_dict()
-    for name, weight in model.state_dict().items():
-        assert torch.equal(weight, again.state_dict()[name]), name
+    # Training on from what was saved starts at its weights, and with its sizes.
+    again = tmp_path / "again"
+    arguments = command("trainer", dataset, again, 1, "--model_name_or_path", unbroken, "--learning_rate", 0.0)
+    for name in ("--short_side", "--crop_height", "--crop_width"):
+        position = arguments.index(name)
+        del arguments[position : position + 2]
+    result = subprocess.run(arguments, capture_output=True, text=True, cwd=REPOSITORY)
+    assert result.returncode == 0, result.stderr
+    assert_equal(again, unbroken)
+    assert AutoImageProcessor.from_pretrained(again).to_dict() == image_processor.to_dict()
+    evaluated = json.loads((again / "all_results.json").read_text(encoding="utf-8"))
+    assert evaluated["eval_mean_iou"] == metrics["eval_mean_iou"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", list(SCRIPTS))
+def test_killed_and_resumed_runs_end_with_the_same_weights(kind, dataset, unbroken, tmp_path):
+    arguments = ["--drop_path_rate", 0.2, "--class_balance", 0.5, NAMES[kind]["save"], 4]
+    arguments += ["--save_strategy", "steps"] if kind == "trainer" else ["--eval_steps", "no"]
+    process = subprocess.Popen(
+        command(kind, dataset, tmp_path, 40, *arguments),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=REPOSITORY,
+    )
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "checkpoint-8").is_dir() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it was killed before it was done"
+    assert not (tmp_path / "model.safetensors").exists()
+
+    # The number of workers may change too.
+    output = run(kind, dataset, tmp_path, 40, *arguments, "--dataloader_num_workers", 1)
+    resumed = re.search(r"Resuming from .*checkpoint-(\d+)", output)
+    assert 4 <= int(resumed[1]) < 40
+    assert_equal(tmp_path, unbroken)
+
+
+# No padding, and so as many labelled pixels in each crop; no dropout, which processes draw for themselves.
+WITHOUT_CHANCE = ["--min_scale", 1.0, "--drop_path_rate", 0.0, "--decoder_dropout_prob", 0.0]
+
+
+@pytest.fixture(scope="module")
+def one_process(dataset, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one_process")
+    run("trainer", dataset, folder, 8, *WITHOUT_CHANCE, "--save_strategy", "no")
+    return folder
+
+
+LAUNCHERS = {
+    "torchrun": ((sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2), {}),
+    "accelerate launch": (
+        (
+            *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2),
+            *("--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", 0),
+        ),
+        {"ACCELERATE_USE_CPU": "true"},
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "launcher"), [("trainer", "torchrun"), ("accelerate", "accelerate launch")])
+def test_two_processes_are_one_with_the_same_batch(kind, launcher, dataset, one_process, tmp_path):
+    prefix, environment = LAUNCHERS[launcher]
+    arguments = [*WITHOUT_CHANCE, "--per_device_train_batch_size", 1, NAMES[kind]["save"], 4]
+    arguments += [] if kind == "trainer" else ["--eval_steps", "no"]
+    output = run(kind, dataset, tmp_path, 8, *arguments, launcher=prefix, environment=environment)
+    assert "Effective batch 2: 1 crops x 1 accumulated x 2 processes" in output
+    states = {"trainer": "rng_state_*.pth", "accelerate": "random_states_*.pkl"}[kind]
+    assert len(list((tmp_path / "checkpoint-8").glob(states))) == 2, "each process has saved its own"
+    assert losses_of(tmp_path) == pytest.approx(losses_of(one_process), rel=1e-4)
+    weights, others = weights_of(tmp_path), weights_of(one_process)
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, others[name], rtol=1e-3, atol=1e-4, msg=name)
+    for entry, expected in zip(
+        [entry for entry in history_of(tmp_path) if "eval_mean_iou" in entry],
+        [entry for entry in history_of(one_process) if "eval_mean_iou" in entry],
+        strict=True,
+    ):
+        assert entry["eval_loss"] == pytest.approx(expected["eval_loss"], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_the_loop_gives_the_weights_of_trainer(dataset, one_process, tmp_path):
+    """To the last bit, with stochastic depth and with an epoch's last step of fewer batches."""
+    arguments = ["--drop_path_rate", 0.3, "--max_train_samples", 10, "--gradient_accumulation_steps", 2]
+    run("trainer", dataset, tmp_path / "trainer", 8, *arguments, "--save_strategy", "no")
+    no_checkpoints = ["--checkpointing_steps", "no", "--eval_steps", 3]
+    run("accelerate", dataset, tmp_path / "accelerate", 8, *arguments, *no_checkpoints)
+    assert_equal(tmp_path / "accelerate", tmp_path / "trainer")
+    assert losses_of(tmp_path / "accelerate") == pytest.approx(losses_of(tmp_path / "trainer"), rel=1e-5)
+    history = history_of(tmp_path / "accelerate")
+    assert [entry["step"] for entry in history if "eval_mean_iou" in entry] == [3, 6, 8]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", list(SCRIPTS))
+def test_memory_and_speed_flags(kind, dataset, unbroken, tmp_path):
+    flags = ["--gradient_checkpointing", "True", "--use_peft", "--lora_r", 2, "--max_eval_samples", 2]
+    flags += ["--bf16", "True", "--save_strategy", "no"] if kind == "trainer" else ["--mixed_precision", "bf16"]
+    run(kind, dataset, tmp_path, 3, *flags, "--model_name_or_path", unbroken, "--learning_rate", 0.01)
+    # A whole model, of which the encoder has changed by matrices of rank 2.
+    weights, before = weights_of(tmp_path), weights_of(unbroken)
+    assert weights.keys() == before.keys()
+    changed = {name for name, weight in weights.items() if not torch.equal(weight, before[name])}
+    encoder = {name for name in changed if name.startswith("segmenter.")}
+    assert {re.sub(r"\d+", "N", name) for name in encoder} == {
+        "segmenter.layers.N.attention.q_proj.weight",
+        "segmenter.layers.N.attention.v_proj.weight",
+    }
+    for name in encoder:
+        assert torch.linalg.matrix_rank(weights[name] - before[name], rtol=1e-3) <= 2
+    assert "decoder.class_embeddings" in changed
+    assert AutoModelForSemanticSegmentation.from_pretrained(tmp_path).config.num_labels == 2
+
+
+@pytest.mark.slow
+def test_user_errors_are_one_line(dataset, tmp_path):
+    for arguments, message in [
+        (["--train_split", "training-data"], "has no split training-data, only train, val"),
+        (["--annotation_column_name", "mask"], "has the columns ['photo_id', 'seg'], expected mask"),
+    ]:
+        result = subprocess.run(
+            command("trainer", dataset, tmp_path / "output", 1, *arguments), capture_output=True, text=True
+        )
+        assert result.returncode == 2
+        assert message in result.stderr.strip().splitlines()[-1]
+        assert "Traceback" not in result.stderr
+        assert not (tmp_path / "output").exists()
