@@ -12,9 +12,15 @@ figures, as a table and, with --output_file, as JSON.
 does: it buffers the maps as images and takes np.histogram of them. With the Hub's own script on disk, time that one:
 
     python scripts/benchmark.py metric --hub_script FOLDER_OF_MEAN_IOU
+
+`augmentation` says how many training samples a CPU core makes in a second, by the recipe of the paper with crops of 512
+x 512 pixels, beside decoding the same files only; of scripts/images/china.jpg, or of a dataset:
+
+    python scripts/benchmark.py augmentation --dataset_name ADE20K_FOLDER --labels ade20k
 """
 
 import argparse
+import io
 import json
 import os
 import platform
@@ -29,12 +35,18 @@ import datasets
 import evaluate
 import numpy as np
 import torch
+from PIL import Image
 
 import segmenter_hf
+from segmenter_hf import SegmenterImageProcessor
+from segmenter_hf.data.augmentation import SegmentationAugmentation
+from segmenter_hf.data.loading import load_segmentation_data
 from segmenter_hf.evaluation import MeanIoU
+from segmenter_hf.training.samples import Draw, TrainingDataset
 
 
 IGNORE_INDEX = 255
+PHOTO = Path(__file__).parent / "images" / "china.jpg"
 
 
 class HistogramMeanIoU(evaluate.Metric):
@@ -152,6 +164,73 @@ def benchmark_metric(args: argparse.Namespace) -> dict:
     }
 
 
+class DecodedPhoto:
+    """The photo of this folder with regions as its label map, decoded for each row, as those of a dataset are."""
+
+    def __init__(self, num_examples: int):
+        self.num_examples = num_examples
+        generator = np.random.default_rng(0)
+        centres, labels = generator.uniform(0, 640, (50, 2)), generator.integers(0, 150, 50)
+        width, height = Image.open(PHOTO).size
+        regions = mask_like_map(generator, centres, labels, max(width, height))[:height, :width]
+        buffer = io.BytesIO()
+        Image.fromarray(regions).save(buffer, format="PNG")
+        self.label_map = buffer.getvalue()
+
+    def __len__(self) -> int:
+        return self.num_examples
+
+    def __getitem__(self, index: int) -> dict[str, Image.Image]:
+        pair = {"image": Image.open(PHOTO), "annotation": Image.open(io.BytesIO(self.label_map))}
+        for image in pair.values():
+            image.load()
+        return pair
+
+
+def benchmark_augmentation(args: argparse.Namespace) -> dict:
+    torch.set_num_threads(1)
+    if args.dataset_name is None:
+        examples, columns, source = DecodedPhoto(args.num_images), ("image", "annotation"), PHOTO.name
+    else:
+        data = load_segmentation_data(args.dataset_name, labels=args.labels)
+        split = data.split("train") if "train" in data.splits else next(iter(data.splits.values()))
+        # Small ones again and again.
+        examples = split.select([index % len(split) for index in range(args.num_images)])
+        columns, source = (data.image_column, data.annotation_column), Path(args.dataset_name).name
+    crop_size = {"height": args.crop_size, "width": args.crop_size}
+    image_processor = SegmenterImageProcessor(
+        do_split_image=True, crop_size=crop_size, window_stride=args.crop_size, antialias=False
+    )
+    samples = {
+        name: TrainingDataset(examples, SegmentationAugmentation(image_processor, **settings), *columns, seed=0)
+        for name, settings in (
+            ("scale, crop, flip", {"photometric_distortion": False}),
+            ("and photometric distortion (the recipe)", {}),
+        )
+    }
+    jobs = {"decoding only": examples.__getitem__}
+    jobs |= {name: lambda index, dataset=dataset: dataset[Draw(0, index)] for name, dataset in samples.items()}
+    times = {name: [] for name in jobs}
+    # By turns, so that what else the machine does meets all of them. The first round only warms up.
+    for _ in range(args.repeats + 1):
+        for name, job in jobs.items():
+            start = time.perf_counter()
+            for index in range(args.num_images):
+                job(index)
+            times[name].append((time.perf_counter() - start) / args.num_images)
+    medians = {name: statistics.median(values[1:]) for name, values in times.items()}
+    rows = [
+        {
+            "samples": name,
+            "latency_ms": 1000 * seconds,
+            "images_per_second": 1 / seconds,
+            "ratio": seconds / medians["decoding only"],
+        }
+        for name, seconds in medians.items()
+    ]
+    return {"source": source, "num_images": args.num_images, "crop_size": args.crop_size, "rows": rows}
+
+
 def print_table(rows: list[dict]):
     cells = [[f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()] for row in rows]
     cells.insert(0, list(rows[0]))
@@ -170,6 +249,13 @@ def main() -> int:
     metric.add_argument("--repeats", type=int, default=5, help="rounds, of which the median counts (default: 5)")
     metric.add_argument("--hub_script", type=Path, help="folder or file of the Hub's mean_iou script")
     metric.set_defaults(run=benchmark_metric)
+    augmentation = commands.add_parser("augmentation", help="training samples of one core")
+    augmentation.add_argument("--dataset_name", help="folder or Hub id (default: scripts/images/china.jpg)")
+    augmentation.add_argument("--labels", help="its label names, if it has none: a JSON file or a built-in set")
+    augmentation.add_argument("--num_images", type=int, default=100, help="samples of a round (default: 100)")
+    augmentation.add_argument("--crop_size", type=int, default=512, help="side of the crops (default: 512)")
+    augmentation.add_argument("--repeats", type=int, default=3, help="rounds, of which the median counts (default: 3)")
+    augmentation.set_defaults(run=benchmark_augmentation)
     for command in commands.choices.values():
         command.add_argument("--output_file", type=Path, help="JSON file to write (default: only print)")
     args = parser.parse_args()
