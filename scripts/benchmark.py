@@ -13,7 +13,7 @@ does: it buffers the maps as images and takes np.histogram of them. With the Hub
 
     python scripts/benchmark.py metric --hub_script FOLDER_OF_MEAN_IOU
 
-`augmentation` says how many training samples a CPU core makes in a second, by the recipe of the paper with crops of 512
+`augmentation` says how many training samples a CPU core makes in a second, by the paper's recipe with crops of 512
 x 512 pixels, beside decoding the same files only; of scripts/images/china.jpg, or of a dataset:
 
     python scripts/benchmark.py augmentation --dataset_name ADE20K_FOLDER --labels ade20k
