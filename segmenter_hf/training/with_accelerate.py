@@ -267,10 +267,9 @@ class Loop:
 
     def evaluate(self) -> dict[str, float | None]:
         """Scores the model by the sliding-window protocol, and logs the figures."""
-        is_sharded = self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
         precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
         self.last_evaluation = evaluate_sliding_window(
-            self.model if is_sharded else self.unwrapped_model,
+            self.model if self.is_sharded else self.unwrapped_model,
             self.setup.image_processor,
             self.setup.eval_dataset,
             image_column=self.setup.data.image_column,
@@ -281,6 +280,11 @@ class Loop:
         metrics = make_metrics(self.last_evaluation, self.id2label, "eval")
         self.log(metrics)
         return metrics
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process may have a part of the weights only."""
+        return self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
     @property
     def unwrapped_model(self):
@@ -308,7 +312,8 @@ class Loop:
 
     def save(self):
         """Writes model, image processor and state into the output folder."""
-        weights = self.accelerator.get_state_dict(self.model)
+        # Gathered, of a sharded model. (Of a compiled one the names would be others than the model's.)
+        weights = self.accelerator.get_state_dict(self.model) if self.is_sharded else None
         is_main_process = self.accelerator.is_main_process
         with replacing_files(self.output_dir, is_main_process) as folder:
             if is_main_process:

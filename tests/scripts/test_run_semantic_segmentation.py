@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -200,12 +201,15 @@ def test_two_processes_are_one_with_the_same_batch(kind, launcher, dataset, one_
     weights, others = weights_of(tmp_path), weights_of(one_process)
     for name, weight in weights.items():
         torch.testing.assert_close(weight, others[name], rtol=1e-3, atol=1e-4, msg=name)
-    for entry, expected in zip(
-        [entry for entry in history_of(tmp_path) if "eval_mean_iou" in entry],
-        [entry for entry in history_of(one_process) if "eval_mean_iou" in entry],
-        strict=True,
-    ):
-        assert entry["eval_loss"] == pytest.approx(expected["eval_loss"], rel=1e-3)
+    evaluated, expected = (history_of(folder)[-1]["eval_loss"] for folder in (tmp_path, one_process))
+    assert evaluated == pytest.approx(expected, rel=1e-3)
+
+    # From a checkpoint in the middle of an epoch on, it is the same run again.
+    resumed = tmp_path / "resumed"
+    resumed.mkdir()
+    shutil.copytree(tmp_path / "checkpoint-4", resumed / "checkpoint-4")
+    run(kind, dataset, resumed, 8, *arguments, launcher=prefix, environment=environment)
+    assert_equal(resumed, tmp_path)
 
 
 @pytest.mark.slow
@@ -219,6 +223,17 @@ def test_the_loop_gives_the_weights_of_trainer(dataset, one_process, tmp_path):
     assert losses_of(tmp_path / "accelerate") == pytest.approx(losses_of(tmp_path / "trainer"), rel=1e-5)
     history = history_of(tmp_path / "accelerate")
     assert [entry["step"] for entry in history if "eval_mean_iou" in entry] == [3, 6, 8]
+
+
+@pytest.mark.slow
+def test_compiled_training_saves_a_plain_model(dataset, tmp_path):
+    """Of both scripts in one test, as the second finds the kernels that the first compiled."""
+    for kind in SCRIPTS:
+        run(kind, dataset, tmp_path / kind, 2, *WITHOUT_CHANCE, "--torch_compile", "True", "--max_train_samples", 8)
+        _, info = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / kind, output_loading_info=True)
+        assert not info["missing_keys"] and not info["unexpected_keys"]
+        assert 0 <= history_of(tmp_path / kind)[-1]["eval_mean_iou"] <= 1
+    assert losses_of(tmp_path / "accelerate") == pytest.approx(losses_of(tmp_path / "trainer"), rel=1e-4)
 
 
 @pytest.mark.slow
