@@ -12,10 +12,37 @@ from pathlib import Path
 
 from transformers.trainer import TRAINER_STATE_NAME
 
+from .arguments import SetupError
+
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def decide_checkpoint(resume_from_checkpoint: str | bool | None, output_dir: str | Path) -> Path | None:
+    """
+    The checkpoint that a run goes on from: the one that is named; by default, and for `True`, the last complete one in
+    the output folder; for `False` none.
+
+    Raises:
+        SetupError: if there is none, although one is asked for.
+    """
+    wish = str(resume_from_checkpoint).lower()
+    if wish == "false":
+        return None
+    if wish in ("none", "true"):
+        checkpoint = find_last_checkpoint(output_dir)
+        if checkpoint is None and wish == "true":
+            raise SetupError(f"--resume_from_checkpoint: {output_dir} has no complete checkpoint. Leave the flag out.")
+    else:
+        checkpoint = Path(resume_from_checkpoint)
+        problem = find_problem(checkpoint)
+        if problem is not None:
+            raise SetupError(f"--resume_from_checkpoint {checkpoint} is no complete checkpoint ({problem}).")
+    if checkpoint is not None:
+        logger.info("Resuming from %s.", checkpoint)
+    return checkpoint
 
 
 def find_last_checkpoint(output_dir: str | Path) -> Path | None:
@@ -71,4 +98,4 @@ def replacing_files(folder: str | Path, is_writer: bool = True) -> Iterator[Path
             shutil.rmtree(unfinished, ignore_errors=True)
 
 
-__all__ = ["find_last_checkpoint", "find_problem", "replacing_files"]
+__all__ = ["decide_checkpoint", "find_last_checkpoint", "find_problem", "replacing_files"]

@@ -42,7 +42,7 @@ class TrainingSetup:
 
     Args:
         data ([`SegmentationData`]): The dataset, with its label names and columns.
-        train_dataset ([`TrainingDataset`]): Augmented samples.
+        train_dataset ([`TrainingDataset`], *optional*): Augmented samples; `None` where the run only evaluates.
         eval_dataset (`Dataset`): Images and label maps as they are.
         image_processor ([`SegmenterImageProcessor`]): What training, its evaluation and later inference share.
         model ([`SegmenterForSemanticSegmentation`]): The model, or with adapters the `PeftModel` around it.
@@ -50,7 +50,7 @@ class TrainingSetup:
     """
 
     data: SegmentationData
-    train_dataset: TrainingDataset
+    train_dataset: TrainingDataset | None
     eval_dataset: Dataset
     image_processor: SegmenterImageProcessingMixin
     model: PreTrainedModel
@@ -95,16 +95,20 @@ def _prepare(
         seed=seed,
         cache_dir=model_args.cache_dir,
     )
-    train_examples = _first(data.split(data_args.train_split, "--train_split"), data_args.max_train_samples)
+    train_examples = None
+    if do_train:
+        train_examples = _first(data.split(data_args.train_split, "--train_split"), data_args.max_train_samples)
     eval_examples = _first(data.split(data_args.validation_split, "--validation_split"), data_args.max_eval_samples)
 
     with tempfile.TemporaryDirectory(prefix="segmenter-") as folder:
         checkpoint = find_checkpoint(model_args, Path(folder))
         image_processor = make_image_processor(model_args, data_args, recipe, checkpoint)
-        splits = {data_args.validation_split: eval_examples}
-        if do_train:
-            splits = {data_args.train_split: train_examples, **splits}
-        for name, examples in splits.items():
+        for name, examples in (
+            (data_args.train_split, train_examples),
+            (data_args.validation_split, eval_examples),
+        ):
+            if examples is None:
+                continue
             check_labels(
                 examples,
                 data.num_labels,
@@ -117,8 +121,11 @@ def _prepare(
             ).raise_for_errors()
         model = make_model(model_args, recipe, checkpoint, image_processor, data.id2label)
 
+    if not do_train:
+        return TrainingSetup(data, None, eval_examples, image_processor, model, None)
+
     class_weights = None
-    if method_args.class_balance and do_train:
+    if method_args.class_balance:
         counts = count_labels(
             train_examples, data.annotation_column, data.num_labels, image_processor.do_reduce_labels
         )

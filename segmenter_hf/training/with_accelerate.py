@@ -21,7 +21,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from ..evaluation.protocol import evaluate_sliding_window
 from .arguments import DataArguments, MethodArguments, ModelArguments
-from .checkpoints import find_last_checkpoint, replacing_files
+from .checkpoints import decide_checkpoint, replacing_files
 from .recipes import Recipe, announce
 from .samples import EpochSampler
 from .setup import TrainingSetup, prepare
@@ -363,6 +363,7 @@ def train(
         args.learning_rate,
     )
 
+    checkpoint = decide_checkpoint(args.resume_from_checkpoint, args.output_dir)
     set_seed(args.seed)
     setup = prepare(model_args, data_args, method_args, recipe, args.seed)
     # Again, as `Trainer` does once it has the model.
@@ -370,11 +371,8 @@ def train(
     loop = Loop(setup, args, accelerator)
     if args.with_tracking:
         accelerator.init_trackers("semantic_segmentation", {"recipe": recipe.name, "batch_size": batch_size})
-    checkpoint = args.resume_from_checkpoint or find_last_checkpoint(args.output_dir)
-    if checkpoint is not None:
-        logger.info("Resuming from %s.", checkpoint)
     start_time = time.time()
-    loop.run(checkpoint and Path(checkpoint))
+    loop.run(checkpoint)
     logger.info("Trained in %.0f s.", time.time() - start_time)
     if method_args.use_peft:
         loop.model = loop.unwrapped_model.merge_and_unload()

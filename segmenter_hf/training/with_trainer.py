@@ -6,7 +6,7 @@ import transformers
 from transformers import TrainingArguments, set_seed
 
 from .arguments import DataArguments, MethodArguments, ModelArguments, SetupError
-from .checkpoints import find_last_checkpoint, replacing_files
+from .checkpoints import decide_checkpoint, replacing_files
 from .recipes import Recipe, announce
 from .setup import prepare
 from .trainer import SegmentationTrainer
@@ -66,6 +66,9 @@ def train(
             training_args.learning_rate,
         )
 
+    checkpoint = None
+    if not only_evaluates:
+        checkpoint = decide_checkpoint(training_args.resume_from_checkpoint, training_args.output_dir)
     set_seed(training_args.seed)
     setup = prepare(model_args, data_args, method_args, recipe, training_args.seed, do_train=not only_evaluates)
 
@@ -85,9 +88,6 @@ def train(
         class_weights=setup.class_weights,
     )
     if not only_evaluates:
-        checkpoint = training_args.resume_from_checkpoint or find_last_checkpoint(training_args.output_dir)
-        if checkpoint is not None:
-            logger.info("Resuming from %s.", checkpoint)
         result = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
         if method_args.use_peft:
             trainer.model = trainer.model_wrapped = trainer.model.merge_and_unload()
@@ -98,6 +98,7 @@ def train(
         trainer.save_metrics("train", result.metrics)
     metrics = trainer.evaluate()
     trainer.save_state()
-    trainer.log_metrics("eval", metrics)
+    # Of classes that do not occur there is no figure to print.
+    trainer.log_metrics("eval", {name: value for name, value in metrics.items() if value is not None})
     trainer.save_metrics("eval", metrics)
     return trainer
