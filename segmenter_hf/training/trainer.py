@@ -20,7 +20,8 @@ class SegmentationTrainer(Trainer):
     process scores its share; `per_device_eval_batch_size` counts windows. No maps are gathered.
 
     Args:
-        train_dataset ([`TrainingDataset`], *optional*): Its order is that of [`EpochSampler`], with the seed of the arguments.
+        train_dataset ([`TrainingDataset`], *optional*):
+            Its order is that of [`EpochSampler`], with the seed of the arguments.
         image_column (`str`, *optional*, defaults to `"image"`): Column of the images of `eval_dataset`.
         annotation_column (`str`, *optional*, defaults to `"annotation"`): Column of its label maps.
         class_weights (`torch.Tensor` of shape `(num_labels,)`, *optional*): Weights of the labels in the loss.
