@@ -23,7 +23,7 @@ from ..data.labels import LABEL_SETS, load_label_set
 from ..data.loading import SegmentationData, load_segmentation_data
 from ..image_processing_pil_segmenter import SegmenterImageProcessingMixin, reduce_labels
 from ..image_processing_segmenter import SegmenterImageProcessor
-from ..modeling_segmenter import SegmenterForSemanticSegmentation
+from ..modeling_segmenter import SegmenterForSemanticSegmentation, patch_grid
 from .arguments import DataArguments, MethodArguments, ModelArguments, SetupError
 from .recipes import Recipe
 from .samples import TrainingDataset
@@ -318,6 +318,8 @@ def make_model(
                 **settings,
             )
         model = AutoModelForSemanticSegmentation.from_config(config, **attention)
+    if checkpoint is not None and not checkpoint.has_decoder:
+        fit_position_embeddings(model, image_processor.crop_size.height, image_processor.crop_size.width)
     if image_processor.patch_size != model.config.patch_size:
         raise ValueError(
             f"The image processor is for patches of {image_processor.patch_size} pixels, the model has patches of "
@@ -325,6 +327,23 @@ def make_model(
             "--image_processor_name."
         )
     return model
+
+
+def fit_position_embeddings(model: SegmenterForSemanticSegmentation, height: int, width: int):
+    """
+    Resizes the position embeddings of a new model's encoder to the grid of training crops, once, as the original does
+    (segm/model/factory.py), so that each patch of a crop trains its own.
+    """
+    embeddings, patch_size = model.segmenter.embeddings, model.config.patch_size
+    grid = patch_grid(height, width, patch_size)
+    if grid == embeddings.patch_grid:
+        return
+    with torch.no_grad():
+        resized = embeddings.interpolate_position_embeddings(*grid)
+    embeddings.position_embeddings = torch.nn.Parameter(resized.contiguous())
+    embeddings.patch_grid = grid
+    height, width = (side * patch_size for side in grid)
+    model.config.image_size = height if height == width else (height, width)
 
 
 def _find_palette(id2label: Mapping[int, str]) -> list[list[int]] | None:
@@ -389,6 +408,7 @@ __all__ = [
     "add_adapters",
     "balanced_class_weights",
     "count_labels",
+    "fit_position_embeddings",
     "make_image_processor",
     "make_model",
     "prepare",

@@ -132,8 +132,16 @@ def test_an_encoder_gets_a_new_decoder_by_the_recipe(encoder, tmp_path):
     weights = SegmenterModel.from_pretrained(encoder.model_name_or_path).state_dict()
     encoder.decoder_num_hidden_layers = 1
     model = build(encoder, tmp_path, load_label_set("cityscapes").id2label, "cityscapes")
+    # Those of 4 x 4 patches, for the 96 x 96 of the recipe's crops.
+    positions = SegmenterModel.from_pretrained(encoder.model_name_or_path).embeddings
+    expected = positions.interpolate_position_embeddings(96, 96)
+    assert torch.equal(model.segmenter.embeddings.position_embeddings, expected)
     for name, weight in model.segmenter.state_dict().items():
-        assert torch.equal(weight, weights[name]), name
+        assert name == "embeddings.position_embeddings" or torch.equal(weight, weights[name]), name
+    model.save_pretrained(tmp_path / "saved")
+    saved = SegmenterForSemanticSegmentation.from_pretrained(tmp_path / "saved")
+    assert saved.config.image_size == 768
+    assert torch.equal(saved.segmenter.embeddings.position_embeddings, expected)
     assert (model.config.drop_path_rate, model.config.decoder_dropout_prob) == (0.1, 0.1)
     assert (model.config.num_labels, len(model.decoder.layers)) == (19, 1)
     assert model.config.palette == [list(colour) for colour in load_label_set("cityscapes").palette]
