@@ -1,14 +1,22 @@
 """Which columns of a dataset hold the images and the label maps."""
 
-from datasets import Features, Image, Value
+from pathlib import Path
+
+from datasets import Array2D, Features, Image, LargeList, List, Sequence, Value
+
+from .pairs import SUFFIXES
 
 
 # Lower case, without underscores and the like. Those of `IMAGE_NAMES` and `ANNOTATION_NAMES` have nothing in common.
-IMAGE_NAMES = {"image", "images", "img", "imgs", "pixelvalues", "picture", "photo", "rgb", "leftimage", "inputimage"}
+# WebDataset calls columns by the suffix of their files.
+IMAGE_NAMES = {
+    *("image", "images", "img", "imgs", "pixelvalues", "picture", "photo", "rgb", "leftimage", "inputimage"),
+    *("jpg", "jpeg"),
+}
 ANNOTATION_NAMES = {
     *("annotation", "annotations", "label", "labels", "labelmap", "labelmaps", "mask", "masks"),
     *("segmentation", "segmentationmask", "segmentationmap", "segmask", "segmap", "semanticseg", "semseg"),
-    *("semanticmask", "semanticsegmentation", "semanticlabel", "semanticlabels", "groundtruth", "gt", "target"),
+    *("semanticmask", "semanticsegmentation", "semanticlabel", "semanticlabels", "groundtruth", "gt", "target", "seg"),
 }
 
 
@@ -20,8 +28,28 @@ def is_image_feature(feature) -> bool:
     if isinstance(feature, Image):
         return True
     if isinstance(feature, dict):
-        return set(feature) == {"bytes", "path"} and is_image_feature(feature["bytes"])
+        return set(feature) in ({"bytes"}, {"bytes", "path"}) and is_image_feature(feature["bytes"])
     return isinstance(feature, Value) and feature.dtype in ("binary", "large_binary")
+
+
+def is_array_feature(feature) -> bool:
+    """Whether a column holds rows of whole numbers, as label maps that are stored as arrays do."""
+    if isinstance(feature, Array2D):
+        return _is_whole(feature.dtype)
+    depth = 0
+    while isinstance(feature, (List, LargeList, Sequence)):
+        feature, depth = feature.feature, depth + 1
+    return depth == 2 and isinstance(feature, Value) and _is_whole(feature.dtype)
+
+
+def _is_whole(dtype: str) -> bool:
+    return dtype.startswith(("int", "uint", "bool"))
+
+
+def _is_known(name: str, names: set[str]) -> bool:
+    # Those of WebDataset may end in a suffix.
+    name = name[: -len(suffix)] if (suffix := Path(name).suffix.lower()) in SUFFIXES else name
+    return "".join(filter(str.isalnum, name.lower())) in names
 
 
 def find_columns(
@@ -52,6 +80,7 @@ def find_columns(
 
     ```"""
     candidates = [name for name, feature in features.items() if is_image_feature(feature)]
+    arrays = [name for name, feature in features.items() if is_array_feature(feature)]
     for flag, column in (("image", image_column), ("annotation", annotation_column)):
         if column is None:
             continue
@@ -60,19 +89,20 @@ def find_columns(
                 f"{source} has the columns {list(features)}, expected {column} too. Name yours with "
                 f"--{flag}_column_name."
             )
-        if column not in candidates:
+        if column not in candidates and (column not in arrays or flag == "image"):
             raise ValueError(
                 f"The column {column} of {source} holds {features[column]}, expected images. Those that do: "
-                f"{candidates}. Name one with --{flag}_column_name."
+                f"{candidates}. Name one with --{flag}_column_name.{_explain_strings({column: features[column]})}"
             )
     if image_column is not None and image_column == annotation_column:
         raise ValueError(f"The column {image_column} of {source} cannot hold both the images and the label maps.")
 
     free = [name for name in candidates if name not in (image_column, annotation_column)]
-    known_images, known_annotations = (
-        [name for name in free if "".join(filter(str.isalnum, name.lower())) in names]
-        for names in (IMAGE_NAMES, ANNOTATION_NAMES)
-    )
+    known_images = [name for name in free if _is_known(name, IMAGE_NAMES)]
+    # Arrays of that name may be something else, such as boxes.
+    known_annotations = [name for name in free if _is_known(name, ANNOTATION_NAMES)] or [
+        name for name in arrays if _is_known(name, ANNOTATION_NAMES) and name != annotation_column
+    ]
     if image_column is None:
         image_column = _choose("image", known_images, free, known_annotations, annotation_column, features, source)
     if annotation_column is None:
@@ -96,10 +126,24 @@ def _choose(flag, known, free, known_others, other_column, features, source) -> 
             f"{source} has no column of {what}: of its columns {list(features)}, those that hold images are "
             f"{[name for name in features if is_image_feature(features[name])]}. A dataset has a column of images and "
             "one of label maps; a folder of files has images/ and annotations/ (see segmenter_hf.data.pairs)."
+            f"{_explain_strings(features)}"
         )
     raise ValueError(
         f"Several columns of {source} could hold the {what}: {known or free}. Name one with --{flag}_column_name."
     )
 
 
-__all__ = ["find_columns", "is_image_feature"]
+def _explain_strings(features) -> str:
+    """What to do if columns hold the names of files."""
+    strings = [name for name, each in features.items() if isinstance(each, Value) and "string" in each.dtype]
+    names = [name for name in strings if _is_known(name, IMAGE_NAMES | ANNOTATION_NAMES)]
+    if not names:
+        return ""
+    columns = " and ".join(f"{name}_file_name" for name in names)
+    return (
+        f" If {' and '.join(names)} should be names of files, store the table beside these as metadata.csv or "
+        f"metadata.jsonl, in {columns}: then they are read as images."
+    )
+
+
+__all__ = ["find_columns", "is_array_feature", "is_image_feature"]

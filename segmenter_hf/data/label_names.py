@@ -1,10 +1,11 @@
 """The label names of a dataset: from a JSON file, a built-in set, the Hub, or the dataset's own features."""
 
 import json
+import re
 from pathlib import Path
 
 from datasets import ClassLabel, Features, List, Sequence
-from huggingface_hub import hf_hub_download
+from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from .labels import LABEL_SETS, load_label_set
@@ -37,7 +38,7 @@ def load_label_names(labels: str | Path) -> dict[int, str]:
 def read_label_names(path: Path) -> dict[int, str]:
     """Label names from a JSON file; see `load_label_names`."""
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{path} is no JSON file: {error}") from error
     if isinstance(stored, dict) and isinstance(stored.get("id2label"), (dict, list)):
@@ -48,14 +49,15 @@ def read_label_names(path: Path) -> dict[int, str]:
         id2label = {index: name for name, index in stored.items()}
         if len(id2label) != len(stored):
             raise ValueError(f"{path} gives one label to several names.")
-    elif isinstance(stored, dict) and all(str(index).lstrip("-").isdecimal() for index in stored):
+    elif isinstance(stored, dict) and all(re.fullmatch("-?[0-9]+", index) for index in stored):
         id2label = {int(index): name for index, name in stored.items()}
     else:
         id2label = {}
     if not id2label or not all(isinstance(name, str) and name for name in id2label.values()):
         raise ValueError(f'{path} must name each label: {{"0": "sky", "1": "building"}} or ["sky", "building"].')
     if sorted(id2label) != list(range(len(id2label))):
-        raise ValueError(f"{path} must name the labels 0 to n - 1, got {sorted(id2label)}.")
+        remedy = " If 0 means unlabelled, pass --do_reduce_labels, and name the next 0." if 1 == min(id2label) else ""
+        raise ValueError(f"{path} must name the labels 0 to n - 1, got {sorted(id2label)}.{remedy}")
     names = list(id2label.values())
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -78,16 +80,23 @@ def find_label_names(source: str | Path) -> dict[int, str] | None:
         return next((read_label_names(each / FILE_NAME) for each in folders if (each / FILE_NAME).is_file()), None)
     try:
         return read_label_names(Path(hf_hub_download(str(source), FILE_NAME, repo_type="dataset")))
-    except LocalEntryNotFoundError as error:
-        # Also an `EntryNotFoundError`, but what the Hub has is not known.
+    except HFValidationError as error:
         raise ValueError(
-            f"{source} is no folder, and no dataset on the Hub whose {FILE_NAME} can be downloaded: {error}"
+            f"{source} is no file or folder, and no name of a dataset on the Hub (OWNER/NAME)."
+        ) from error
+    except LocalEntryNotFoundError as error:
+        # Also an `EntryNotFoundError`, but what the Hub has is not known, unless it was asked before.
+        if try_to_load_from_cache(str(source), FILE_NAME, repo_type="dataset") is _CACHED_NO_EXIST:
+            return None
+        raise ValueError(
+            f"{source} is no file or folder, and the {FILE_NAME} of that dataset cannot be downloaded: {error} "
+            "Without a connection, name the labels with --labels."
         ) from error
     except EntryNotFoundError:
         return None
-    except (HfHubHTTPError, HFValidationError) as error:
+    except HfHubHTTPError as error:
         raise ValueError(
-            f"{source} is no folder, and no dataset on the Hub whose {FILE_NAME} can be downloaded: {error}"
+            f"{source} is no file or folder, and no dataset on the Hub whose {FILE_NAME} can be downloaded: {error}"
         ) from error
 
 

@@ -1,22 +1,24 @@
 """Loading datasets of images and label maps, wherever they are, with their label names."""
 
+import glob
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, Image, load_dataset, load_from_disk
+import numpy as np
+from datasets import Dataset, DatasetDict, Features, Image, load_dataset, load_from_disk
+from datasets.exceptions import DatasetsError
+from PIL import Image as PILImage
 
-from .columns import find_columns
+from .columns import find_columns, is_array_feature
 from .label_names import find_label_names, label_names_of_features, load_label_names
-from .pairs import LAYOUTS, load_pairs
+from .pairs import KNOWN_SPLITS, LAYOUTS, canonical_split, load_pairs
 
 
 logger = logging.getLogger(__name__)
 
-# What splits are called besides, if there is none of the name that is asked for.
-SPLIT_ALIASES = {"train": ("training",), "validation": ("val", "valid", "dev")}
-# Of other files that `load_dataset` makes something of.
-OTHER_SUFFIXES = {".csv", ".gz", ".jsonl", ".tar", ".zip"}
+# Of files that `load_dataset` makes something of.
+TABLE_SUFFIXES = {".arrow", ".csv", ".gz", ".jsonl", ".parquet", ".tar", ".zip"}
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,17 @@ class SegmentationData:
         Raises:
             ValueError: if there is none; the message lists the splits.
         """
-        for each in (name, *SPLIT_ALIASES.get(name, ())):
-            if each in self.splits:
-                return self.splits[each]
+        found = _find_split(self.splits, name)
+        if found is not None:
+            return self.splits[found]
         remedy = f" Name one with {flag}." if flag else ""
         raise ValueError(f"{self.source} has no split {name}, only {', '.join(self.splits)}.{remedy}")
+
+
+def _find_split(splits: DatasetDict, name: str) -> str | None:
+    """The split of that name, or the only one whose name means the same."""
+    same = [each for each in splits if canonical_split(each) == canonical_split(name)]
+    return name if name in splits else same[0] if len(same) == 1 else None
 
 
 def load_segmentation_data(
@@ -69,6 +77,7 @@ def load_segmentation_data(
     train_val_split: float | None = None,
     seed: int = 0,
     cache_dir: str | Path | None = None,
+    train_split: str = "train",
 ) -> SegmentationData:
     """
     Loads a dataset with a column of images and one of label maps.
@@ -85,6 +94,7 @@ def load_segmentation_data(
             dataset has none.
         seed (`int`, *optional*, defaults to 0): Draws that share.
         cache_dir (`str` or `Path`, *optional*): Where `datasets` keeps what it reads.
+        train_split (`str`, *optional*, defaults to `"train"`): What the training split is called.
 
     Raises:
         ValueError: if it is not there, columns or label names are missing or ambiguous, or files have no partner.
@@ -99,12 +109,14 @@ def load_segmentation_data(
     <PIL.PngImagePlugin.PngImageFile image mode=L size=683x512>
 
     ```"""
-    source = str(source)
+    if train_val_split is not None and not 0 < train_val_split < 1:
+        raise ValueError(f"--train_val_split must be a share between 0 and 1, got {train_val_split}.")
+    source = str(Path(source).expanduser()) if str(source).startswith("~") else str(source)
     # Before the data: without names there is no need to download them.
-    own_names = None if labels is not None else find_label_names(source)
-    id2label = load_label_names(labels) if labels is not None else own_names
+    id2label = load_label_names(labels) if labels is not None else find_label_names(source)
     splits = _load_splits(source, config_name, cache_dir)
-    features = next(iter(splits.values())).features
+    first = _find_split(splits, train_split) or next(iter(splits))
+    features = splits[first].features
     if id2label is None:
         id2label = label_names_of_features(features)
     if id2label is None:
@@ -113,23 +125,54 @@ def load_segmentation_data(
             'like {"0": "sky", "1": "building"}, or name one, or a built-in set, with --labels.'
         )
     image_column, annotation_column = find_columns(features, image_column, annotation_column, source)
-    for name, split in splits.items():
-        missing = {image_column, annotation_column} - set(split.column_names)
+    for name, split in list(splits.items()):
+        missing = [column for column in (image_column, annotation_column) if column not in split.column_names]
         if missing:
-            raise ValueError(f"The {name} split of {source} has the columns {split.column_names}, not {missing}.")
-        # Others would be decoded with each row. Without a mode, palette files keep their indices.
-        split = split.select_columns([image_column, annotation_column])
-        for column in (image_column, annotation_column):
-            if split.features[column] != Image():
-                split = split.cast_column(column, Image())
-        splits[name] = split
+            # Test images are often published without label maps.
+            message = "%s: the %s split is left out, which has the columns %s, not %s."
+            logger.warning(message, source, name, split.column_names, " and ".join(missing))
+            del splits[name]
+        else:
+            splits[name] = _select_images(split, image_column, annotation_column)
     data = SegmentationData(source, splits, id2label, image_column, annotation_column)
-    if train_val_split is not None and not {"validation", *SPLIT_ALIASES["validation"]} & set(splits):
-        parts = data.split("train").train_test_split(train_val_split, seed=seed)
-        splits["train"], splits["validation"] = parts["train"], parts["test"]
+    if train_val_split is not None and _find_split(splits, "validation") is None:
+        train = data.split(train_split, "--train_split")
+        try:
+            parts = train.train_test_split(train_val_split, seed=seed)
+        except ValueError as error:
+            raise ValueError(f"{source} cannot be divided by --train_val_split {train_val_split}: {error}") from error
+        splits[_find_split(splits, train_split)], splits["validation"] = parts["train"], parts["test"]
     sizes = {name: len(split) for name, split in splits.items()}
     logger.info("%s: %s images, columns %s and %s.", source, sizes, image_column, annotation_column)
     return data
+
+
+def _select_images(split: Dataset, image_column: str, annotation_column: str) -> Dataset:
+    """The two columns as images. Others would be decoded with each row."""
+    split = split.select_columns([image_column, annotation_column])
+    for column in (image_column, annotation_column):
+        if is_array_feature(split.features[column]):
+            features = Features({**split.features, column: Image()})
+            settings = {"with_indices": True, "features": features, "writer_batch_size": 16}
+            description = f"Storing {column} as images"
+            split = split.map(_array_to_image, fn_kwargs={"column": column}, desc=description, **settings)
+        # Without a mode, palette files keep their indices.
+        elif split.features[column] != Image():
+            split = split.cast_column(column, Image())
+    return split
+
+
+def _array_to_image(example: dict, index: int, column: str) -> dict:
+    rows = example[column]
+    # Where there is none, `Array2D` gives NaN.
+    if not isinstance(rows, list):
+        return {column: None}
+    if len({len(row) for row in rows}) != 1:
+        raise ValueError(f"Row {index} of the column {column} is no label map: its rows have different lengths.")
+    values = np.asarray(rows, dtype=np.int64)
+    # The type of the column says little: lists are of 64 bits.
+    sufficient = [each for each in (np.uint8, np.uint16) if 0 <= values.min() and values.max() <= np.iinfo(each).max]
+    return {column: PILImage.fromarray(values.astype([*sufficient, np.int32][0]))}
 
 
 def load_segmentation_dataset(
@@ -158,18 +201,16 @@ def load_id2label(source: str) -> dict[int, str]:
 def _load_splits(source: str, config_name: str | None, cache_dir: str | Path | None) -> DatasetDict:
     path = Path(source)
     if path.is_file():
-        if path.suffix != ".parquet":
-            raise ValueError(f"{source} is a file, expected a parquet file or a folder.")
+        if path.suffix.lower() != ".parquet":
+            raise ValueError(f"{source} is a file, expected a parquet file or a folder. Archives must be unpacked.")
         # The split by the file's name, as in folders: `validation-00000-of-00001.parquet`.
-        split = path.stem.partition("-")[0]
-        known = {"train", "test", "validation", "training", *SPLIT_ALIASES["validation"]}
-        loaded = load_dataset(
-            "parquet", data_files={split if split in known else "train": source}, cache_dir=cache_dir
-        )
+        split = canonical_split(path.stem.partition("-")[0])
+        files = {split if split in KNOWN_SPLITS else "train": glob.escape(source)}
+        loaded = _load_dataset(source, "parquet", data_files=files, cache_dir=cache_dir)
     elif path.is_dir():
         loaded = _load_folder(path, config_name, cache_dir)
     else:
-        loaded = _load_dataset(source, config_name, cache_dir)
+        loaded = _load_dataset(source, source, name=config_name, cache_dir=cache_dir)
     loaded = loaded if isinstance(loaded, DatasetDict) else DatasetDict({"train": loaded})
     if not any(len(split) for split in loaded.values()):
         raise ValueError(f"{source} has no images.")
@@ -179,26 +220,43 @@ def _load_splits(source: str, config_name: str | None, cache_dir: str | Path | N
 def _load_folder(path: Path, config_name: str | None, cache_dir: str | Path | None) -> Dataset | DatasetDict:
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         return load_from_disk(str(path))
-    # `load_dataset` would take the folders of pairs for classes. With metadata, and with tables, it knows better.
-    tables = [each for pattern in ("*", "*/*") for each in path.glob(pattern) if each.suffix in (".parquet", ".arrow")]
-    if not tables and not any(any(path.glob(f"{folder}metadata.*")) for folder in ("", "*/", "*/*/")):
+    # `load_dataset` would take the folders of pairs for classes, but for where metadata pair the files.
+    if not _has_metadata(path):
         loaded = load_pairs(path)
         if loaded is not None:
             return loaded
-        if not any(file.suffix in OTHER_SUFFIXES for file in path.rglob("*")):
+        if not any(file.suffix in TABLE_SUFFIXES for file in path.rglob("*")):
             raise ValueError(
-                f"{path} has neither parquet files, nor images and label maps in one of these layouts:\n{LAYOUTS}"
+                f"{path} has neither parquet files, nor images and label maps in one of these layouts:\n{LAYOUTS}\n"
+                "The downloads of Cityscapes and Pascal Context have others: scripts/prepare_dataset.py reads them."
             )
-    return _load_dataset(str(path), config_name, cache_dir)
+    return _load_dataset(str(path), str(path), name=config_name, cache_dir=cache_dir)
 
 
-def _load_dataset(source: str, config_name: str | None, cache_dir: str | Path | None) -> DatasetDict:
+def _has_metadata(path: Path) -> bool:
+    """Whether there are tables by which `load_dataset` pairs files, and not others of that name."""
+    for folder in ("", "*/", "*/*/"):
+        for file in path.glob(f"{folder}metadata.*"):
+            if file.suffix == ".parquet":
+                return True
+            if file.suffix in (".csv", ".jsonl"):
+                with file.open(encoding="utf-8-sig", errors="replace") as lines:
+                    if "file_name" in lines.readline():
+                        return True
+    return False
+
+
+def _load_dataset(source: str, path: str, **settings) -> DatasetDict:
     try:
-        return load_dataset(source, name=config_name, cache_dir=cache_dir)
-    except (OSError, RuntimeError, ValueError) as error:
+        return load_dataset(path, **settings)
+    except (DatasetsError, OSError, RuntimeError, ValueError) as error:
+        # Some only say that something went wrong, and what is in their cause.
+        reason = f"{error} ({error.__cause__})" if error.__cause__ is not None else error
         # `datasets` lists the configurations, but does not know what chooses one here.
         remedy = " Choose with --dataset_config_name." if "config" in str(error).lower() else ""
-        raise ValueError(f"{source} cannot be loaded: {error}{remedy}") from error
+        if set(source) & set("*?["):
+            remedy += " (It takes *, ? and [ in names of folders for patterns: rename those.)"
+        raise ValueError(f"{source} cannot be loaded: {reason}{remedy}") from error
 
 
 __all__ = ["SegmentationData", "load_id2label", "load_segmentation_data", "load_segmentation_dataset"]

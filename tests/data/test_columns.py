@@ -1,7 +1,7 @@
 """Detecting the columns of images and label maps."""
 
 import pytest
-from datasets import ClassLabel, Features, Image, Value
+from datasets import Array2D, Array3D, ClassLabel, Features, Image, List, Value
 
 from segmenter_hf.data.columns import find_columns
 
@@ -18,6 +18,11 @@ OTHERS = {"id": Value("int64"), "scene_category": ClassLabel(names=["indoor"]), 
         ("Image", "segmentation_mask"),
         ("image", "semantic_seg"),
         ("left_image", "Semantic-Mask"),
+        ("photo", "seg"),
+        # Suffixes of the files in a WebDataset.
+        ("jpg", "png"),
+        ("jpg", "mask.png"),
+        ("rgb.png", "label.png"),
         # One name that says nothing, beside one that does.
         ("foto", "mask"),
         ("image", "etiquetas"),
@@ -36,9 +41,55 @@ def test_names_of_other_types_are_no_candidates():
     assert find_columns(features) == ("image", "mask")
 
 
+def test_columns_with_other_images_beside():
+    features = Features({name: Image() for name in ("image", "label", "instance_mask", "depth")})
+    assert find_columns(features) == ("image", "label")
+
+
 def test_encoded_bytes_are_images():
     encoded = {"bytes": Value("binary"), "path": Value("string")}
-    assert find_columns(Features({"image": encoded, "mask": Value("binary")})) == ("image", "mask")
+    for mask in (
+        Value("binary"),
+        Value("large_binary"),
+        {"bytes": Value("binary")},
+        {**encoded, "path": Value("null")},
+    ):
+        assert find_columns(Features({"image": encoded, "mask": mask})) == ("image", "mask")
+
+
+ROWS = List(List(Value("int64")))
+
+
+@pytest.mark.parametrize("array", [ROWS, List(List(Value("bool"))), Array2D((None, 60), "uint8")])
+def test_label_maps_that_are_arrays(array):
+    features = Features({"image": Image(), "label": array, "boxes": ROWS})
+    assert find_columns(features) == ("image", "label")
+    assert find_columns(features, annotation_column="boxes") == ("image", "boxes")
+    # A name of something else does not tell, and what is stored as images comes first.
+    with pytest.raises(ValueError, match="no column of label maps"):
+        find_columns(Features({"image": Image(), "boxes": array}))
+    assert find_columns(Features({"image": Image(), "labels": array, "mask": Image()})) == ("image", "mask")
+    assert find_columns(Features({"image": Image(), "labels": array, "depth": Image()})) == ("image", "labels")
+
+
+@pytest.mark.parametrize(
+    "other", [List(Value("int64")), List(List(Value("float32"))), List(ROWS), Array3D((40, 60, 3), "uint8")]
+)
+def test_arrays_that_are_no_label_maps(other):
+    with pytest.raises(ValueError, match="no column of label maps"):
+        find_columns(Features({"image": Image(), "label": other}))
+    with pytest.raises(ValueError, match="expected images"):
+        find_columns(Features({"image": Image(), "label": other}), annotation_column="label")
+
+
+def test_names_of_files_are_no_images():
+    """With what to do: `datasets` reads those in metadata as images."""
+    features = Features({"image": Value("string"), "mask": Value("large_string"), "caption": Value("string")})
+    remedy = "image and mask should be names of files, .*metadata.csv .*, in image_file_name and mask_file_name"
+    with pytest.raises(ValueError, match=f"no column of images.*{remedy}"):
+        find_columns(features)
+    with pytest.raises(ValueError, match="mask should be names of files"):
+        find_columns(Features({**features, "image": Image()}), annotation_column="mask")
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,10 @@ NAMES = {0: "sky", 1: "road", 2: "car"}
         {"model_type": "segmenter", "id2label": {"0": "sky", "1": "road", "2": "car"}},
     ],
 )
-def test_forms_of_the_file(tmp_path, content):
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_forms_of_the_file(tmp_path, content, encoding):
     path = tmp_path / "names.json"
-    path.write_text(json.dumps(content), encoding="utf-8")
+    path.write_text(json.dumps(content), encoding=encoding)
     assert list(load_label_names(path).items()) == list(NAMES.items())
 
 
@@ -31,7 +32,8 @@ def test_forms_of_the_file(tmp_path, content):
     [
         ("{", "no JSON file"),
         ('{"0": "sky", "2": "car"}', r"0 to n - 1, got \[0, 2\]"),
-        ('{"1": "sky", "2": "car"}', r"0 to n - 1, got \[1, 2\]"),
+        ('{"1": "sky", "2": "car"}', r"0 to n - 1, got \[1, 2\]. If 0 means unlabelled, pass --do_reduce_labels"),
+        ('{"--1": "sky"}', "must name each label"),
         ('{"-1": "none", "0": "car"}', r"0 to n - 1, got \[-1, 0\]"),
         ('["sky", "car", "sky"]', "several labels the name sky"),
         ('{"sky": 0, "car": 0}', "one label to several names"),
@@ -68,3 +70,14 @@ def test_features():
 
 def test_folders_without_names(tmp_path):
     assert find_label_names(tmp_path) is None
+
+
+@pytest.mark.parametrize("source", ["/nowhere/data", "./nowhere", "nowhere/some/data", "no where"])
+def test_folders_that_are_not_there(source):
+    with pytest.raises(ValueError, match=r"is no file or folder, and no name of a dataset on the Hub \(OWNER/NAME\)"):
+        find_label_names(source)
+
+
+def test_hub_without_a_connection():
+    with pytest.raises(ValueError, match=r"user/name is no file or folder, and the id2label\.json .*--labels"):
+        find_label_names("user/name")

@@ -2,15 +2,18 @@
 
 import io
 import json
+import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Sequence, Value
+from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List, Sequence, Value
 from datasets import Image as ImageFeature
 
+from segmenter_hf.data.checks import check_labels
 from segmenter_hf.data.loading import load_id2label, load_segmentation_data, load_segmentation_dataset
 from tests.common import REPOSITORY
 from tests.data.datasets_on_disk import make_image, make_label_map, write_ade20k, write_pairs
@@ -70,6 +73,35 @@ def test_parquet_file(tmp_path):
     assert data.num_labels == 3
 
 
+@pytest.mark.parametrize(
+    ("files", "splits"),
+    [
+        (["train-00000-of-00002", "train-00001-of-00002", "val-00000-of-00001"], {"train": 12, "validation": 6}),
+        (["data/train/0", "data/train/1", "data/validation/0"], {"train": 12, "validation": 6}),
+        (["part-0", "part-1"], {"train": 12}),
+    ],
+)
+def test_names_of_parquet_files(tmp_path, files, splits):
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        make_splits()["train"].to_parquet(tmp_path / f"{name}.parquet")
+    data = load_segmentation_data(tmp_path, labels="camvid", cache_dir=tmp_path / "cache")
+    assert {name: len(split) for name, split in data.splits.items()} == splits
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        *(("train.parquet", "train"), ("testing-0.parquet", "test"), ("dev.parquet", "validation")),
+        *(("VAL.PARQUET", "validation"), ("streets of [Ürümqi].parquet", "train")),
+    ],
+)
+def test_names_of_a_parquet_file(tmp_path, name, split):
+    make_splits()["train"].to_parquet(tmp_path / name)
+    data = load_segmentation_data(tmp_path / name, labels="camvid", cache_dir=tmp_path / "cache")
+    assert list(data.splits) == [split]
+
+
 def test_parquet_of_other_programs(tmp_path):
     """Without the metadata of `datasets`: the columns are structs of bytes and path, or bytes alone."""
     rows = []
@@ -94,6 +126,85 @@ def test_saved_dataset(tmp_path):
         (tmp_path / name / "id2label.json").write_text(json.dumps(NAMES), encoding="utf-8")
     check(load_segmentation_data(tmp_path / "both"), annotation_column="mask")
     check(load_segmentation_data(tmp_path / "one"), annotation_column="mask", sizes=(6,))
+
+
+def test_label_maps_that_are_arrays(tmp_path):
+    """They become image files, of the type that suffices."""
+    maps = [np.array(make_label_map()), np.array(make_label_map((0, 1, 700), dtype=np.uint16))]
+    maps += [np.array(make_label_map((-1, 0, 70000), dtype=np.int32)), None]
+    images = [make_image(seed=index) for index in range(4)]
+    for number, feature in enumerate((Array2D((None, 60), "int32"), List(List(Value("int64"))))):
+        features = Features({"image": ImageFeature(), "label": feature})
+        rows = [None if each is None else each.tolist() for each in maps]
+        Dataset.from_dict({"image": images, "label": rows}, features=features).save_to_disk(tmp_path / str(number))
+        split = load_segmentation_data(tmp_path / str(number), labels="camvid").splits["train"]
+        for row, image, expected in zip(split, images, maps, strict=True):
+            np.testing.assert_array_equal(np.asarray(row["image"]), np.asarray(image))
+            assert (row["label"] is None) == (expected is None)
+            if expected is not None:
+                np.testing.assert_array_equal(np.asarray(row["label"]), expected)
+        assert [label and label.mode for label in split["label"]] == ["L", "I;16", "I", None]
+
+
+def test_arrays_that_are_no_label_maps_are_named(tmp_path):
+    features = Features({"image": ImageFeature(), "label": List(List(Value("int64")))})
+    rows = {"image": [make_image()] * 2, "label": [[[0, 1], [1, 0]], [[0, 1], [1]]]}
+    Dataset.from_dict(rows, features=features).save_to_disk(tmp_path)
+    with pytest.raises(ValueError, match="Row 1 of the column label is no label map: its rows have different lengths"):
+        load_segmentation_data(tmp_path, labels="camvid")
+
+
+def test_features_that_are_not_decoded(tmp_path):
+    splits = make_splits().cast_column("image", ImageFeature(decode=False))
+    splits.cast_column("annotation", ImageFeature(decode=False)).save_to_disk(tmp_path)
+    (tmp_path / "id2label.json").write_text(json.dumps(NAMES), encoding="utf-8")
+    check(load_segmentation_data(tmp_path))
+
+
+def test_splits_without_label_maps_are_left_out(tmp_path, caplog):
+    splits = make_splits()
+    splits["test"] = splits["train"].remove_columns("annotation")
+    splits = DatasetDict({"test": splits["test"], "train": splits["train"]})
+    splits.save_to_disk(tmp_path)
+    data = load_segmentation_data(tmp_path, labels="camvid")
+    assert list(data.splits) == ["train"]
+    assert "the test split is left out, which has the columns ['image'], not annotation" in caplog.text
+
+
+def test_other_tables_in_a_folder_of_pairs(tmp_path):
+    """They are not taken for the dataset, nor for metadata that pairs the files."""
+    write_pairs(tmp_path, "images", "masks", number=6)
+    (tmp_path / "metadata.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "metadata.csv").write_text("id,weather\n0,rain\n", encoding="utf-8")
+    make_splits()["train"].remove_columns("annotation").to_parquet(tmp_path / "index.parquet")
+    check(load_segmentation_data(tmp_path), sizes=(6,))
+
+
+def test_archive_with_metadata(tmp_path):
+    """Its files are read where they are, by the check of labels too."""
+    write_pairs(tmp_path / "content", "images", "masks", number=3)
+    rows = [{"file_name": f"images/{index}.jpg", "mask_file_name": f"masks/{index}.png"} for index in range(3)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "content" / "metadata.jsonl").write_text(lines, encoding="utf-8")
+    (tmp_path / "content" / "id2label.json").unlink()
+    shutil.make_archive(tmp_path / "dataset" / "train", "zip", tmp_path / "content")
+    shutil.rmtree(tmp_path / "content")
+    data = load_segmentation_data(tmp_path / "dataset", labels="camvid", cache_dir=tmp_path / "cache")
+    report = check_labels(data.split("train"), 3, annotation_column=data.annotation_column)
+    assert report.findings == [] and report.num_checked == 3
+
+
+def test_web_dataset(tmp_path):
+    with tarfile.open(tmp_path / "train-000.tar", "w") as archive:
+        for index in range(2):
+            for suffix, image in (("jpg", make_image()), ("mask.png", make_label_map())):
+                buffer = io.BytesIO()
+                image.save(buffer, format="PNG" if suffix == "mask.png" else "JPEG")
+                member = tarfile.TarInfo(f"{index:04d}.{suffix}")
+                member.size = len(buffer.getvalue())
+                archive.addfile(member, io.BytesIO(buffer.getvalue()))
+    (tmp_path / "id2label.json").write_text(json.dumps(NAMES), encoding="utf-8")
+    check(load_segmentation_data(tmp_path, cache_dir=tmp_path / "cache"), "jpg", "mask.png", sizes=(2,))
 
 
 def test_folder_of_pairs(tmp_path):
@@ -135,7 +246,7 @@ def test_missing_names_are_refused(tmp_path):
 
 
 def test_sources_that_are_not_there_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"user/name is no folder"):
+    with pytest.raises(ValueError, match=r"user/name is no file or folder"):
         load_segmentation_data("user/name")
     with pytest.raises(ValueError, match=r"user/name cannot be loaded"):
         load_segmentation_data("user/name", labels="camvid")
@@ -145,6 +256,10 @@ def test_sources_that_are_not_there_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("", encoding="utf-8")
     with pytest.raises(ValueError, match="expected a parquet file or a folder"):
         load_segmentation_data(tmp_path / "notes.txt", labels="camvid")
+    for name in ("broken.parquet", "empty.parquet"):
+        (tmp_path / name).write_bytes(b"PAR1 broken" * (name[0] == "b"))
+        with pytest.raises(ValueError, match=f"{name} cannot be loaded: .*arquet"):
+            load_segmentation_data(tmp_path / name, labels="camvid", cache_dir=tmp_path / "cache")
 
 
 def test_configurations(tmp_path):
@@ -181,6 +296,21 @@ def test_splits_by_name(tmp_path):
         data.split("test", "--validation_split")
 
 
+def test_splits_by_other_names(tmp_path):
+    splits = make_splits()
+    names = {"Training": "train", "dev": "validation", "testing": "validation", "extra": "train"}
+    DatasetDict({name: splits[source] for name, source in names.items()}).save_to_disk(tmp_path / "some")
+    data = load_segmentation_data(tmp_path / "some", labels="camvid")
+    sizes = {"train": 6, "validation": 2, "val": 2, "test": 2, "extra": 6, "dev": 2}
+    assert {name: len(data.split(name)) for name in sizes} == sizes
+    # Which of two is meant is not guessed.
+    DatasetDict({"val": splits["train"], "dev": splits["validation"]}).save_to_disk(tmp_path / "two")
+    data = load_segmentation_data(tmp_path / "two", labels="camvid")
+    assert len(data.split("dev")) == 2
+    with pytest.raises(ValueError, match="no split validation, only val, dev"):
+        data.split("validation")
+
+
 def test_validation_split_of_the_training_split(tmp_path):
     make_splits()["train"].save_to_disk(tmp_path / "one")
     make_splits().save_to_disk(tmp_path / "both")
@@ -197,6 +327,26 @@ def test_validation_split_of_the_training_split(tmp_path):
     assert set(load()) == {"train"}
     # A split of its own is taken as it is.
     assert load("both", train_val_split=0.34) == load("both")
+
+
+def test_validation_split_of_a_training_split_with_another_name(tmp_path):
+    DatasetDict({"full": make_splits()["train"]}).save_to_disk(tmp_path)
+    data = load_segmentation_data(tmp_path, labels="camvid", train_val_split=0.34, train_split="full")
+    assert {name: len(split) for name, split in data.splits.items()} == {"full": 3, "validation": 3}
+    with pytest.raises(ValueError, match="no split train, only full. Name one with --train_split"):
+        load_segmentation_data(tmp_path, labels="camvid", train_val_split=0.34)
+
+
+@pytest.mark.parametrize("share", [0, 1, 1.5, -0.1])
+def test_shares_that_cannot_be_split_off(tmp_path, share):
+    with pytest.raises(ValueError, match=f"--train_val_split must be a share between 0 and 1, got {share}"):
+        load_segmentation_data(tmp_path, labels="camvid", train_val_split=share)
+
+
+def test_too_few_images_to_split(tmp_path):
+    write_pairs(tmp_path, "images", "masks", number=1)
+    with pytest.raises(ValueError, match="cannot be divided by --train_val_split 0.15"):
+        load_segmentation_data(tmp_path, train_val_split=0.15)
 
 
 def test_palettes_are_not_converted(tmp_path):

@@ -1,6 +1,7 @@
 """Folders of image and label-map files."""
 
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -12,9 +13,12 @@ from tests.data.datasets_on_disk import make_image, make_label_map, save, write_
 
 @pytest.mark.parametrize(
     "layout",
-    ["{split}/images {split}/annotations", "images/{split} annotations/{split}", "{split}/img {split}/masks"],
+    [
+        *("{split}/images {split}/annotations", "images/{split} annotations/{split}", "{split}/img {split}/masks"),
+        *("img_dir/{split} ann_dir/{split}", "{split}/Images {split}/Masks"),
+    ],
 )
-@pytest.mark.parametrize("names", [("train", "validation"), ("training", "val")])
+@pytest.mark.parametrize("names", [("train", "validation"), ("training", "val"), ("Train", "Valid")])
 def test_layouts_with_splits(tmp_path, layout, names):
     for split, number in zip(names, (3, 2), strict=True):
         write_pairs(tmp_path, *layout.format(split=split).split(), number=number)
@@ -32,6 +36,97 @@ def test_flat_layout_with_subfolders(tmp_path):
         *("images/north/0.jpg", "images/north/1.jpg", "images/south/0.jpg", "images/south/1.jpg")
     ]
     assert all(image.parent.name == annotation.parent.name for image, annotation in pairs["train"])
+
+
+def write(folder, images, annotations):
+    """Files of these names, without suffix, in `images` and `annotations`."""
+    for name in images:
+        save(make_image(), folder / "images" / f"{name}.jpg")
+    for name in annotations:
+        save(make_label_map(), folder / "annotations" / f"{name}.png")
+
+
+def names_of(pairs) -> list[tuple[str, str]]:
+    return [(image.name, annotation.name) for image, annotation in pairs["train"]]
+
+
+@pytest.mark.parametrize(
+    ("image", "annotation"),
+    [
+        ("{}", "{}_mask"),
+        ("{}", "{}_L"),
+        ("{}_leftImg8bit", "{}_gtFine_labelTrainIds"),
+        ("{}_sat", "{}_mask"),
+        ("{}_image", "{}_Segmentation"),
+        ("{}", "{}.jpg"),
+        # Of which only the suffix is no part of the name.
+        ("{}.v2.final", "{}.v2.final"),
+        ("{}_mask", "{}_mask"),
+        ("bücher 日本 {}", "bücher 日本 {}"),
+    ],
+)
+def test_names_of_an_image_and_its_label_map(tmp_path, image, annotation):
+    stems = ("0001TP_006690", "aachen_000_019")
+    write(tmp_path, [image.format(stem) for stem in stems], [annotation.format(stem) for stem in stems])
+    assert names_of(find_pairs(tmp_path)) == [
+        (f"{image.format(stem)}.jpg", f"{annotation.format(stem)}.png") for stem in stems
+    ]
+
+
+def test_letters_that_are_stored_in_two_ways(tmp_path):
+    """An accent is part of the letter, or a sign of its own, as on macOS."""
+    write(tmp_path, [unicodedata.normalize("NFC", "bücher")], [unicodedata.normalize("NFD", "bücher")])
+    assert len(find_pairs(tmp_path)["train"]) == 1
+
+
+def test_one_without_partner_where_names_have_endings(tmp_path):
+    write(tmp_path, ["a", "b", "c"], ["a_mask", "c_mask"])
+    with pytest.raises(ValueError, match=r"1 images have no label map .*: \S*/images/b\.jpg\. Add what is missing"):
+        find_pairs(tmp_path)
+    write(tmp_path, [], ["b_mask", "b_label"])
+    with pytest.raises(
+        ValueError, match=r"/annotations/b_label\.png and \S*/annotations/b_mask\.png have the same name"
+    ):
+        find_pairs(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "gif", "TIF", "tiff", "webp", "JPEG", "PNG"])
+def test_types_of_files(tmp_path, suffix):
+    save(make_image(), tmp_path / "images" / f"0.{suffix}")
+    save(make_label_map(), tmp_path / "masks" / f"0.{suffix}")
+    assert load_pairs(tmp_path)["train"][0]["annotation"].size == (60, 40)
+
+
+def test_folder_in_a_folder(tmp_path):
+    """As archives are unpacked. Its splits are not taken for one."""
+    write_ade20k(tmp_path / "ADEChallengeData2016")
+    (tmp_path / "__MACOSX").mkdir()
+    assert {name: len(pairs) for name, pairs in find_pairs(tmp_path).items()} == {"train": 3, "validation": 2}
+    write_pairs(tmp_path / "more", "Kvasir-SEG/images", "Kvasir-SEG/masks")
+    assert {name: len(pairs) for name, pairs in find_pairs(tmp_path / "more").items()} == {"train": 2}
+    write_pairs(tmp_path / "single", "train/images", "train/masks")
+    assert {name: len(pairs) for name, pairs in find_pairs(tmp_path / "single").items()} == {"train": 2}
+
+
+def test_links(tmp_path):
+    write_pairs(tmp_path / "elsewhere", "images", "masks")
+    for name in ("images", "masks"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "more").symlink_to(tmp_path / "elsewhere" / name)
+    assert len(find_pairs(tmp_path / "data")["train"]) == 2
+    # Not left out in silence, both being of no use.
+    (tmp_path / "data" / "images" / "9.jpg").symlink_to(tmp_path / "gone.jpg")
+    (tmp_path / "data" / "masks" / "9.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(ValueError, match=r"1 links lead to files that are not there: \S*/images/9\.jpg"):
+        find_pairs(tmp_path / "data")
+
+
+def test_paths_are_absolute(tmp_path, monkeypatch):
+    write_pairs(tmp_path / "data", "images", "masks")
+    monkeypatch.chdir(tmp_path)
+    splits = load_pairs("data")
+    monkeypatch.chdir("/")
+    assert splits["train"][0]["image"].size == (60, 40)
 
 
 def test_files_are_referred_to_and_not_converted(tmp_path):
@@ -56,7 +151,9 @@ def test_test_images_without_label_maps_are_left_out(tmp_path):
 
 def test_other_files_are_left_out(tmp_path):
     write_pairs(tmp_path, "images", "annotations")
-    for name in ("images/.hidden.jpg", "images/Thumbs.db", "annotations/notes.txt"):
+    (tmp_path / "images" / ".ipynb_checkpoints").mkdir()
+    others = ("images/.hidden.jpg", "images/Thumbs.db", "annotations/notes.txt")
+    for name in (*others, "images/.ipynb_checkpoints/0-checkpoint.jpg"):
         (tmp_path / name).write_bytes(b"")
     assert len(load_pairs(tmp_path)["train"]) == 2
 
@@ -73,7 +170,7 @@ def test_files_without_partner_are_named(tmp_path):
         find_pairs(tmp_path)
     shutil.rmtree(tmp_path / "images")
     (tmp_path / "images").mkdir()
-    with pytest.raises(ValueError, match=r"images has no image files"):
+    with pytest.raises(ValueError, match=r"images has no image files .*Add them, or remove the folder"):
         find_pairs(tmp_path)
 
 
