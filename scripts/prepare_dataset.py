@@ -69,7 +69,8 @@ def main() -> int:
     name = args.dataset if args.dataset != "pascal_context" else f"pascal_context_{args.num_classes or 60}"
     try:
         prepared = prepare_dataset(name, args.source, args.output_dir, overwrite=args.overwrite, show_progress=True)
-    except PreparationError as error:
+    # The latter where OUTPUT_DIR cannot be written.
+    except (OSError, PreparationError) as error:
         print(f"prepare_dataset.py: error: {error}", file=sys.stderr)
         return 2
     for warning in prepared.warnings:

@@ -19,6 +19,7 @@ from PIL import Image as PILImage
 from tqdm.auto import tqdm
 
 from ..image_processing_pil_segmenter import IGNORE_INDEX
+from .image_files import UnreadableImageError, read_image_file
 from .label_names import FILE_NAME
 from .labels import load_label_set
 from .pairs import match_files, name_some
@@ -72,9 +73,15 @@ class Layout:
     relabel: Callable[[Path, np.ndarray], np.ndarray] | None = None
 
 
+def _root(source: Path, name: str) -> Path:
+    """The folder of that name in `source`, or `source` itself if that is it already."""
+    return source / name if (source / name).is_dir() else source
+
+
 def _list_ade20k(source: Path, split: str) -> list[tuple[Path, Path]] | None:
     name = {"train": "training", "validation": "validation"}[split]
-    images, annotations = source / "images" / name, source / "annotations" / name
+    root = _root(source, "ADEChallengeData2016")
+    images, annotations = root / "images" / name, root / "annotations" / name
     if not images.is_dir() and not annotations.is_dir():
         return None
     return match_files(images, annotations)
@@ -107,14 +114,19 @@ def _list_cityscapes(source: Path, split: str) -> list[tuple[Path, Path]] | None
 def _relabel_cityscapes(file: Path, stored: np.ndarray) -> np.ndarray:
     if file.name.endswith("_labelTrainIds.png"):
         return stored
+    unknown = stored[(stored >= len(CITYSCAPES_TRAIN_IDS)) & (stored != IGNORE_INDEX)]
+    if unknown.size:
+        raise PreparationError(
+            f"{file} holds {unknown[0]}, expected label ids up to {len(CITYSCAPES_TRAIN_IDS) - 1}: it is no label map "
+            "of Cityscapes."
+        )
     table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
     table[: len(CITYSCAPES_TRAIN_IDS)] = CITYSCAPES_TRAIN_IDS
     return table[stored]
 
 
 def _list_pascal_context(source: Path, split: str) -> list[tuple[Path, Path]] | None:
-    # Of the devkit, or the folder in it.
-    root = source / "VOC2010" if (source / "VOC2010").is_dir() else source
+    root = _root(_root(source, "VOCdevkit"), "VOC2010")
     names = root / "ImageSets" / "SegmentationContext" / f"{SHORT_NAMES[split]}.txt"
     if not names.is_file():
         return None
@@ -217,8 +229,11 @@ def prepare_dataset(
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         if not overwrite:
             raise PreparationError(f"{output_dir} is not empty. Name another folder, or pass --overwrite.")
-        if not (output_dir / FILE_NAME).is_file():
-            raise PreparationError(f"{output_dir} is no dataset that this script wrote, so it is not overwritten.")
+        if not _is_prepared(output_dir):
+            raise PreparationError(
+                f"{output_dir} has other files than those that this script writes, so it is not overwritten. Name "
+                "another folder, or remove it yourself."
+            )
     splits = find_splits(layout, source)
 
     output_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -246,6 +261,16 @@ def prepare_dataset(
     shutil.rmtree(replaced, ignore_errors=True)
     num_images = {split: len(pairs) for split, pairs in splits.items()}
     return Prepared(num_images, num_bytes, describe_incomplete(layout, num_images))
+
+
+def _is_prepared(folder: Path) -> bool:
+    """Whether a folder has what `prepare_dataset` writes, and nothing else that would be lost with it."""
+    files = {"README.md", FILE_NAME}
+    return folder.is_dir() and all(
+        each.name in files or (each.parent.name == "data" and each.suffix == ".parquet")
+        for each in folder.rglob("*")
+        if each.is_file()
+    )
 
 
 def find_splits(layout: Layout, source: Path) -> dict[str, list[tuple[Path, Path]]]:
@@ -284,18 +309,18 @@ def describe_incomplete(layout: Layout, num_images: dict[str, int]) -> list[str]
 def _encode(layout: Layout, pairs: Iterable[tuple[Path, Path]], progress: tqdm) -> Iterator[dict]:
     """The rows of a split: files as they are, but for label maps whose labels change."""
     for image, annotation in pairs:
-        annotation_bytes = annotation.read_bytes()
         try:
-            with PILImage.open(image) as opened:
-                size = opened.size
+            image_bytes, annotation_bytes = image.read_bytes(), annotation.read_bytes()
+            header = read_image_file(image_bytes, with_pixels=False)
             # PNG with a palette too: its indices are the labels.
-            stored = np.asarray(PILImage.open(io.BytesIO(annotation_bytes)))
-        except (OSError, SyntaxError) as error:
-            raise PreparationError(f"{image} or {annotation} cannot be read: {error}. Unpack it again.") from error
-        if stored.dtype != np.uint8 or stored.shape != size[::-1]:
+            stored = np.asarray(read_image_file(annotation_bytes).pixels)
+        except (OSError, UnreadableImageError) as error:
+            raise PreparationError(f"{image} or {annotation} cannot be read: {error}. Unpack both again.") from error
+        size = header.height, header.width
+        if stored.dtype != np.uint8 or stored.shape != size:
             raise PreparationError(
                 f"{annotation} has {stored.dtype} values of shape {stored.shape}, expected one of 8 bits for each "
-                f"pixel of {image}, shape {size[::-1]}: it is no label map of {layout.title}."
+                f"pixel of {image}, shape {size}: it is no label map of {layout.title}."
             )
         if layout.relabel is not None:
             stored = layout.relabel(annotation, stored)
@@ -309,7 +334,7 @@ def _encode(layout: Layout, pairs: Iterable[tuple[Path, Path]], progress: tqdm) 
                 f"{layout.title}."
             )
         yield {
-            "image": {"bytes": image.read_bytes(), "path": image.name},
+            "image": {"bytes": image_bytes, "path": image.name},
             "annotation": {"bytes": annotation_bytes, "path": annotation.name},
         }
         progress.update()

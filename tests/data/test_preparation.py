@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
+from PIL import Image
 
 from segmenter_hf.data import preparation
 from segmenter_hf.data.checks import check_labels
@@ -68,6 +69,11 @@ def test_ade20k(tmp_path):
     assert "--do_reduce_labels" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
 
 
+def test_folder_around_the_download(tmp_path):
+    write_ade20k(tmp_path / "source" / "ADEChallengeData2016")
+    assert prepare_dataset("ade20k", tmp_path / "source", tmp_path / "out").num_images["train"] == 3
+
+
 def test_what_datasets_makes_of_it(tmp_path):
     prepare_dataset("ade20k", write_ade20k(tmp_path / "source"), tmp_path / "out")
     splits = load_dataset(str(tmp_path / "out"), cache_dir=tmp_path / "cache")
@@ -104,6 +110,27 @@ def test_cityscapes_with_train_ids(tmp_path):
     prepare_dataset("cityscapes", source, tmp_path / "out")
     data = load_segmentation_data(tmp_path / "out", cache_dir=tmp_path / "cache")
     assert values_of(data.splits["train"][0]["annotation"]) == [3, 18, 255]
+
+
+def test_label_ids_that_cityscapes_has_not(tmp_path):
+    """They are not ignored in silence."""
+    source = write_cityscapes(tmp_path / "source", values=(*range(33), 34))
+    with pytest.raises(PreparationError, match=r"labelIds\.png holds 34, expected label ids up to 33"):
+        prepare_dataset("cityscapes", source, tmp_path / "out")
+
+
+def test_orientation_is_that_of_reading(tmp_path):
+    """Files are embedded as they are, and turned by who reads them; label maps that are written anew are upright."""
+    source = write_cityscapes(tmp_path / "source")
+    for file in sorted(source.glob("*/train/aachen/*")):
+        with Image.open(file) as image:
+            image.load()
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        image.save(file, exif=exif)
+    prepare_dataset("cityscapes", source, tmp_path / "out")
+    example = load_segmentation_data(tmp_path / "out", cache_dir=tmp_path / "cache").splits["train"][0]
+    assert example["image"].size == example["annotation"].size == (40, 68)
 
 
 @pytest.mark.parametrize("folder", [".", "VOC2010"])
@@ -169,13 +196,23 @@ def break_content(file):
     file.write_bytes(file.read_bytes()[:60])
 
 
+def break_type(file):
+    file.write_text("not found", encoding="utf-8")
+
+
+def break_depth(file):
+    make_label_map(dtype=np.uint16).save(file)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (break_colours, r"shape \(40, 60, 3\), expected one of 8 bits .* \(40, 60\): it is no label map of ADE20K"),
         (break_size, r"shape \(40, 50\), expected one of 8 bits .* \(40, 60\)"),
         (break_values, "holds 151, expected at most 150"),
-        (break_content, "cannot be read.*Unpack it again"),
+        (break_type, "cannot be read: it is no image file"),
+        (break_depth, "uint16 values"),
+        (break_content, "cannot be read: .*truncated.*Unpack both again"),
     ],
 )
 def test_wrong_label_maps_are_named_and_nothing_is_left(tmp_path, damage, message):
@@ -213,10 +250,15 @@ def test_output_folder(tmp_path):
         prepare_dataset("ade20k", source, out, overwrite=True)
     assert os.listdir(out.parent) == ["out"]
     assert len(pq.read_table(out / "data" / "train-00000-of-00001.parquet")) == 4
-    # What something else wrote is not overwritten.
-    with pytest.raises(PreparationError, match="no dataset that this script wrote"):
+    # What something else wrote is not overwritten, although there are label names in it.
+    shutil.copy(out / "id2label.json", source)
+    with pytest.raises(PreparationError, match="other files than those that this script writes"):
         prepare_dataset("ade20k", source, source, overwrite=True)
     assert (source / "images").is_dir()
+    (tmp_path / "file").write_bytes(b"")
+    for overwrite in (False, True):
+        with pytest.raises(PreparationError, match="not"):
+            prepare_dataset("ade20k", source, tmp_path / "file", overwrite=overwrite)
 
 
 def test_shards_and_groups(tmp_path, monkeypatch):

@@ -100,6 +100,14 @@ def test_errors(tmp_path, run_main):
     assert os.listdir(tmp_path) == ["source"]
 
 
+def test_output_that_cannot_be_written(tmp_path, run_main):
+    write_ade20k(tmp_path / "source")
+    (tmp_path / "file").write_bytes(b"")
+    result = run_main("ade20k", "source", "file/out")
+    assert result.returncode == 2
+    assert result.stderr.startswith("prepare_dataset.py: error: ") and str(tmp_path / "file") in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -130,23 +138,29 @@ for name, split in data.splits.items():
 """
 
 
+PUSH = ("ade20k", "source", "out", "--push_to_hub", "--repo_id", "lab/ade")
+
+
+def files_in(folder) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_push_to_hub(tmp_path, server):
     write_ade20k(tmp_path / "source")
-    arguments = ("ade20k", "source", "out", "--push_to_hub", "--repo_id", "lab/ade")
-    result = run_script(*arguments, cwd=tmp_path, server=server)
+    result = run_script(*PUSH, cwd=tmp_path, server=server)
     assert result.returncode == 0, result.stderr
     assert result.stdout.endswith("lab/ade: uploaded\n")
-    local = {
-        path.relative_to(tmp_path / "out").as_posix(): path.read_bytes()
-        for path in (tmp_path / "out").rglob("*")
-        if path.is_file()
-    }
     files = server.files("lab/ade")
     files.pop(".gitattributes")
-    assert files == local
+    assert files == files_in(tmp_path / "out")
     assert server.hub.repositories["lab/ade"].private
 
-    # Loaded from there, in a process that has nothing else; its labels come along.
+
+@pytest.mark.slow
+def test_pushed_dataset_is_loaded(tmp_path, server):
+    """In a process that has nothing else; its labels come along."""
+    write_ade20k(tmp_path / "source")
+    assert run_script(*PUSH, cwd=tmp_path, server=server).returncode == 0
     client = start_client(server, LOAD, cwd=tmp_path)
     output, errors = client.communicate()
     assert client.returncode == 0, errors
@@ -162,27 +176,36 @@ def test_push_to_hub(tmp_path, server):
     client = start_client(server, with_names, cwd=tmp_path)
     assert client.communicate()[0].splitlines() == output.splitlines()
 
-    # Again with other data: shards that are gone here go there too.
+
+@pytest.mark.slow
+def test_push_again_with_other_data(tmp_path, server):
+    """Shards that are gone here go there too."""
+    write_ade20k(tmp_path / "source")
+    assert run_script(*PUSH, cwd=tmp_path, server=server).returncode == 0
+    repository = server.hub.repositories["lab/ade"]
+    files = repository.head.files
+    shard = files["data/train-00000-of-00001.parquet"]
+    more = {f"data/train-{index:05d}-of-00002.parquet": shard for index in range(2)}
+    repository.add_commit("main", "As if there had been more", "", {**files, **more})
     write_ade20k(tmp_path / "source", num_train=4)
-    result = run_script(*arguments, "--overwrite", cwd=tmp_path, server=server)
+    result = run_script(*PUSH, "--overwrite", cwd=tmp_path, server=server)
     assert result.returncode == 0, result.stderr
-    assert sorted(server.files("lab/ade")) == [".gitattributes", *sorted(local)]
-    assert server.files("lab/ade")["data/train-00000-of-00001.parquet"] != local["data/train-00000-of-00001.parquet"]
+    files = server.files("lab/ade")
+    files.pop(".gitattributes")
+    assert files == files_in(tmp_path / "out")
     assert server.count("/api/models") == 0
 
 
 def test_public_dataset(tmp_path, server):
     write_ade20k(tmp_path / "source")
-    arguments = ("ade20k", "source", "out", "--push_to_hub", "--repo_id", "lab/ade", "--public")
-    assert run_script(*arguments, cwd=tmp_path, server=server).returncode == 0
+    assert run_script(*PUSH, "--public", cwd=tmp_path, server=server).returncode == 0
     assert not server.hub.repositories["lab/ade"].private
 
 
 @pytest.mark.parametrize(("token", "status"), [("hf_read", 403), (None, 401)])
 def test_tokens_that_may_not_push(tmp_path, server, token, status):
     write_ade20k(tmp_path / "source")
-    arguments = ("ade20k", "source", "out", "--push_to_hub", "--repo_id", "lab/ade")
-    result = run_script(*arguments, cwd=tmp_path, server=server, token=token)
+    result = run_script(*PUSH, cwd=tmp_path, server=server, token=token)
     assert result.returncode == 2
     assert "error: lab/ade was not uploaded" in result.stderr
     assert str(status) in result.stderr and "hf auth login" in result.stderr
