@@ -103,7 +103,7 @@ class FindingCollector:
         self.pixel_counts = np.zeros(num_labels, dtype=np.int64)
         self.num_ignored = self.num_zeros = 0
         self.values: set[int] = set()
-        # Label maps of 0 and 255 only.
+        # Label maps of 255, or of 0 and 255, only.
         self.binary: list[str] = []
         # Label maps with values that are out of range, and what those have in common.
         self.outside: list[str] = []
@@ -220,7 +220,7 @@ class FindingCollector:
             stored = stored.astype(np.int64)
         values, counts = _count_values(stored)
         self.values.update(values.tolist())
-        if values.tolist() == [0, 255]:
+        if values.tolist() in ([255], [0, 255]):
             self.binary.append(name)
         labels = values
         if self.do_reduce_labels:
@@ -240,7 +240,7 @@ class FindingCollector:
             remedy = "Nothing is learnt from these: remove them, or look at whether their labels were lost."
             self._find("only_ignored", "All pixels of label maps are ignored.", remedy, name, is_error=False)
         if annotation.pixels.mode == "P":
-            self._compare_palettes(name, annotation.pixels.getpalette("RGB"), values.tolist())
+            self._compare_palettes(name, annotation.pixels.getpalette("RGB") or [], values.tolist())
 
     def _compare_palettes(self, name: str, palette: list[int], values: list[int]):
         for value in values:
@@ -379,7 +379,7 @@ class FindingCollector:
                 f" With --do_reduce_labels, 0 is ignored ({self.num_zeros / total:.1%} of the pixels): leave the flag "
                 "out if 0 is a class."
             )
-        if not self.do_reduce_labels and unseen == [0]:
+        if not self.do_reduce_labels and min(self.values, default=0) == 1:
             remedy += " If labels start at 1, they are off by one: pass --do_reduce_labels, without a name for 0."
         self._find("never_seen", problem, remedy, is_error=False)
 

@@ -88,7 +88,7 @@ def _explain(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
     if isinstance(error, UnidentifiedImageError):
-        return "it is no image file"
+        return "it is no image file, or of a kind that Pillow does not read"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, PILImage.DecompressionBombError):

@@ -187,6 +187,8 @@ def test_binary_masks(check, tmp_path):
     finding = one(check([(0, 255), (255,), (0,)], num_labels=2), "binary")
     assert "0 and 255 only" in finding.problem and finding.files[0].endswith("annotations/0.png")
     assert np.unique(do_as_told(finding.remedy, tmp_path / "annotations" / "0.png")).tolist() == [0, 1]
+    # Each of which has one of them.
+    assert one(check([(255,), (0,)], num_labels=2), "binary").files[0].endswith("annotations/0.png")
     # One label map of that kind is usual: a class and what is ignored.
     assert check([(0, 255), (0, 1)], num_labels=2).findings == []
     # Most of them are not: the foreground would be lost.
@@ -336,8 +338,10 @@ def test_reduction_hints(check):
     """Off by one in either direction is in range, and found by what is missing."""
     finding = one(check([(0, 1, 2)], do_reduce_labels=True), "never_seen", is_error=False)
     assert "0 is ignored (33.3% of the pixels): leave the flag out if 0 is a class" in finding.remedy
-    finding = one(check([(1, 2)]), "never_seen", is_error=False)
-    assert "pass --do_reduce_labels" in finding.remedy
+    for num_labels in (3, 30):
+        finding = one(check([(1, 2)], num_labels=num_labels), "never_seen", is_error=False)
+        assert "pass --do_reduce_labels" in finding.remedy
+    assert "--do_reduce_labels" not in one(check([(0, 1)]), "never_seen", is_error=False).remedy
     assert check([(0, 1, 2, 3)], do_reduce_labels=True).findings == []
     assert check([(1, 2, 3)], do_reduce_labels=True).findings == []
     finding = one(check([(0, 1, 2, 3, 255)], do_reduce_labels=True), "reduction", is_error=False)
