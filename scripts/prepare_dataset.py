@@ -6,10 +6,11 @@ Turn the official download of ADE20K, Cityscapes or Pascal Context into a datase
     python scripts/prepare_dataset.py cityscapes cityscapes datasets/cityscapes
     python scripts/prepare_dataset.py pascal_context VOCdevkit/VOC2010 datasets/pascal_context --num_classes 60
 
-COST: about 700 images of ADE20K's size a second on a CPU core, and as much disk as the download; memory does not grow
-with the number of images. RESULT: OUTPUT_DIR with the splits train and validation, which datasets.load_dataset and the
-training scripts read; the terms of the data apply to it. Label maps of Cityscapes become train ids; those of Pascal
-Context are taken as MMSegmentation's converter writes them. Interrupted, it leaves no OUTPUT_DIR, and starts anew.
+COST: about 600 images of ADE20K's size, or 20 of Cityscapes', a second on a CPU core, and as much disk as the
+download; memory does not grow with the number of images. RESULT: OUTPUT_DIR with the splits train and validation,
+which datasets.load_dataset and the training scripts read; the terms of the data apply to it. Label maps of Cityscapes
+become train ids; those of Pascal Context are taken as MMSegmentation's converter writes them. Interrupted, it leaves
+no OUTPUT_DIR, and starts anew.
 """
 
 import argparse
