@@ -18,7 +18,7 @@ from ..configuration_segmenter import SegmenterConfig
 from ..conversion import ConversionError, convert_checkpoint, convert_released
 from ..conversion.released import RELEASED
 from ..data.augmentation import SegmentationAugmentation
-from ..data.checks import check_labels
+from ..data.checks import check_splits
 from ..data.labels import LABEL_SETS, load_label_set
 from ..data.loading import SegmentationData, load_segmentation_data
 from ..image_processing_pil_segmenter import SegmenterImageProcessingMixin, reduce_labels
@@ -91,7 +91,9 @@ def _prepare(
         image_column=data_args.image_column_name,
         annotation_column=data_args.annotation_column_name,
         labels=data_args.labels,
-        train_val_split=data_args.train_val_split,
+        # Nothing is cut off where another split is asked for, or none to train on.
+        train_val_split=data_args.train_val_split if data_args.validation_split == "validation" else None,
+        train_split=data_args.train_split,
         seed=seed,
         cache_dir=model_args.cache_dir,
     )
@@ -103,22 +105,15 @@ def _prepare(
     with tempfile.TemporaryDirectory(prefix="segmenter-") as folder:
         checkpoint = find_checkpoint(model_args, Path(folder))
         image_processor = make_image_processor(model_args, data_args, recipe, checkpoint)
-        for name, examples in (
-            (data_args.train_split, train_examples),
-            (data_args.validation_split, eval_examples),
-        ):
-            if examples is None:
-                continue
-            check_labels(
-                examples,
-                data.num_labels,
-                image_column=data.image_column,
-                annotation_column=data.annotation_column,
-                do_reduce_labels=image_processor.do_reduce_labels,
-                id2label=data.id2label,
-                sample_size=None if data_args.check_all_labels else NUM_CHECKED,
-                split=name,
-            ).raise_for_errors()
+        splits = {data_args.train_split: train_examples, data_args.validation_split: eval_examples}
+        check_splits(
+            {name: examples for name, examples in splits.items() if examples is not None},
+            data.id2label,
+            image_column=data.image_column,
+            annotation_column=data.annotation_column,
+            do_reduce_labels=image_processor.do_reduce_labels,
+            sample_size=None if data_args.check_all_labels else NUM_CHECKED,
+        )
         model = make_model(model_args, recipe, checkpoint, image_processor, data.id2label)
 
     if not do_train:

@@ -1,0 +1,195 @@
+"""What scripts/evaluate_semantic_segmentation.py does."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, BaseImageProcessor, PreTrainedModel
+
+from ..data.checks import check_splits
+from ..data.loading import SegmentationData, load_segmentation_data
+from ..image_processing_pil_segmenter import SegmenterImageProcessingMixin, reduce_labels
+from ..visualization import draw_comparison
+from .protocol import WorstCases, evaluate_sliding_window
+from .results import fingerprint, make_results, write_results
+
+
+class EvaluationError(ValueError):
+    """What keeps a model from being scored. The message is meant for the user."""
+
+
+def evaluate(args: argparse.Namespace) -> dict[str, Any]:
+    """
+    Scores a model; prints the results and, if asked for, writes them and pictures of the worst cases. On several
+    processes (of torchrun or `accelerate launch`), the first prints and writes.
+
+    Args:
+        args (`argparse.Namespace`): As the script parses them.
+
+    Raises:
+        EvaluationError: if model, image processor and data do not fit together, before the evaluation.
+    """
+    state = PartialState(cpu=args.device == "cpu")
+    try:
+        model, image_processor = load_model(args)
+        data = load_segmentation_data(
+            args.dataset_name,
+            config_name=args.dataset_config_name,
+            image_column=args.image_column_name,
+            annotation_column=args.annotation_column_name,
+            labels=args.labels,
+        )
+        examples = data.split(args.split, "--split")
+        if args.max_eval_samples is not None:
+            examples = examples.select(range(min(args.max_eval_samples, len(examples))))
+        id2label = model.config.id2label
+        check_labels_agree(id2label, data)
+        exclude = find_classes(args.exclude_classes, id2label)
+        check_splits(
+            {args.split: examples},
+            id2label,
+            image_column=data.image_column,
+            annotation_column=data.annotation_column,
+            ignore_index=model.config.semantic_loss_ignore_index,
+            do_reduce_labels=image_processor.do_reduce_labels,
+        )
+    except (ImportError, OSError, ValueError) as error:
+        raise EvaluationError(str(error)) from error
+
+    device = torch.device(args.device or state.device)
+    protocol = {
+        "multi_scale": args.multi_scale,
+        "exclude": exclude,
+        "window_batch_size": args.window_batch_size,
+        "autocast_dtype": torch.bfloat16 if args.bf16 else None,
+    }
+    worst_cases = WorstCases(args.worst_cases) if args.worst_cases else None
+    figures = evaluate_sliding_window(
+        model.to(device),
+        image_processor,
+        examples,
+        data.image_column,
+        data.annotation_column,
+        show_progress=True,
+        worst_cases=worst_cases,
+        **protocol,
+    )
+    if worst_cases is not None:
+        draw_worst_cases(worst_cases, args.worst_cases_dir, examples, data, image_processor, model.config)
+    results = make_results(
+        figures,
+        model_name=str(args.model_name_or_path),
+        id2label=id2label,
+        image_processor=image_processor,
+        dataset={
+            "name": args.dataset_name,
+            "config_name": args.dataset_config_name,
+            "split": args.split,
+            "fingerprint": fingerprint(examples, data.image_column, data.annotation_column),
+        },
+        ignore_index=model.config.semantic_loss_ignore_index,
+        device=device,
+        num_processes=state.num_processes,
+        **protocol,
+    )
+    if state.is_main_process:
+        print(json.dumps(results, indent=2))
+        if args.output_file is not None:
+            write_results(results, args.output_file)
+    state.wait_for_everyone()
+    return results
+
+
+def load_model(args: argparse.Namespace) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """The model, and the image processor with the settings of the arguments."""
+    name = args.model_name_or_path
+    attention = {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
+    model, info = AutoModelForSemanticSegmentation.from_pretrained(
+        name, dtype=torch.float32, output_loading_info=True, **attention
+    )
+    if info["missing_keys"]:
+        some = ", ".join(sorted(info["missing_keys"])[:3])
+        raise EvaluationError(f"{name} has not all weights of a segmentation model ({some}...). Train it first.")
+    backend = {"backend": args.backend} if args.backend else {}
+    image_processor = AutoImageProcessor.from_pretrained(name, **backend)
+    if not isinstance(image_processor, SegmenterImageProcessingMixin):
+        raise EvaluationError(
+            f"The image processor of {name} is a {type(image_processor).__name__}, expected Segmenter's."
+        )
+    changes = {
+        name: getattr(args, name)
+        for name in ("antialias", "do_reduce_labels", "window_stride")
+        if getattr(args, name) is not None
+    }
+    if args.short_side is not None:
+        size = image_processor.size
+        ratio = size.longest_edge / size.shortest_edge if size.longest_edge and size.shortest_edge else 4
+        changes["size"] = {"shortest_edge": args.short_side, "longest_edge": int(ratio * args.short_side)}
+    return model, type(image_processor).from_dict({**image_processor.to_dict(), **changes})
+
+
+def check_labels_agree(id2label: dict[int, str], data: SegmentationData):
+    """
+    Raises:
+        EvaluationError: if the labels of model and dataset are not the same, in the same order.
+    """
+    if id2label == data.id2label:
+        return
+    differing = [index for index in id2label.keys() | data.id2label if id2label.get(index) != data.id2label.get(index)]
+    first = min(differing)
+    remedy = "Train on this dataset, or order its labels as the model's."
+    if all(name.startswith("LABEL_") for name in id2label.values()) and len(id2label) == len(data.id2label):
+        remedy = "If they are the same labels, name them in the model's config.json (id2label and label2id)."
+    raise EvaluationError(
+        f"The {len(id2label)} labels of the model are not the {len(data.id2label)} of {data.source}: label {first} is "
+        f"{id2label.get(first)!r} and {data.id2label.get(first)!r}. {remedy}"
+    )
+
+
+def find_classes(names: list[str], id2label: dict[int, str]) -> list[int]:
+    """
+    Labels by their names or numbers.
+
+    Raises:
+        EvaluationError: if there is none of a name.
+    """
+    label2id = {name: index for index, name in id2label.items()}
+    label2id = {**{str(index): index for index in id2label}, **label2id}
+    unknown = [name for name in names if name not in label2id]
+    if unknown:
+        raise EvaluationError(f"--exclude_classes must be among {', '.join(id2label.values())}, got {unknown}.")
+    return sorted({label2id[name] for name in names})
+
+
+def draw_worst_cases(
+    worst_cases: WorstCases,
+    folder: Path,
+    examples,
+    data: SegmentationData,
+    image_processor: BaseImageProcessor,
+    config,
+):
+    """Writes a picture for each, whose name begins with the score in percent."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, score, prediction in worst_cases.select():
+        example = examples[index]
+        reference = torch.from_numpy(np.array(example[data.annotation_column])).long()
+        if image_processor.do_reduce_labels:
+            reference = reduce_labels(reference)
+        picture = draw_comparison(
+            example[data.image_column],
+            reference.numpy(),
+            prediction,
+            config.id2label,
+            title=f"image {index}: mean IoU {score:.3f} of its labels. Photo, label map, prediction.",
+            palette=config.palette,
+            ignore_index=config.semantic_loss_ignore_index,
+        )
+        picture.save(folder / f"{100 * score:05.1f}_image_{index:05d}.png")
+
+
+__all__ = ["EvaluationError", "evaluate"]
