@@ -13,8 +13,15 @@ source = (ROOT / "segmenter_hf" / "__init__.py").read_text(encoding="utf-8")
 version = re.search(r'^__version__ = "(.+)"$', source, flags=re.MULTILINE)[1]
 
 extras = {
-    # Training with `Trainer`, which before 5.6.0 halves gradients when it accumulates two batches.
-    "train": ["accelerate>=1.8.0", "datasets>=4.0.0", "transformers>=5.6.0"],
+    # Training with `Trainer`, which before 5.6.0 halves gradients when it accumulates two batches, or with accelerate,
+    # which knows trackio from 1.9.0 on. Weights to start from are read as in conversion, arguments from YAML too.
+    "train": ["accelerate>=1.9.0", "datasets>=4.0.0", "filelock>=3.12", "pyyaml>=6.0", "transformers>=5.6.0"],
+    # Low-rank adapters.
+    "peft": ["peft>=0.18.0"],
+    # Trackers of training.
+    "track": ["tensorboard>=2.19", "trackio>=0.40.0"],
+    # Curves of training.
+    "plot": ["matplotlib>=3.9"],
     # The protocols that the published figures were measured by.
     "evaluate": ["datasets>=4.0.0", "evaluate>=0.4.6"],
     # Checkpoints of other code bases. Downloads also take the HTTP client of huggingface_hub, whichever it depends on.
@@ -24,7 +31,6 @@ extras["all"] = sorted({requirement for requirements in extras.values() for requ
 extras["test"] = [
     *extras["all"],
     "parameterized>=0.9",
-    "peft>=0.18.0",
     "pytest>=8.4",
     "pytest-xdist>=3.6",
     "ruff>=0.17,<0.18",

@@ -1,0 +1,44 @@
+#!/usr/bin/env python
+"""
+Draw loss, learning rate and mean IoU of one or several training runs.
+
+    python scripts/plot_training.py outputs/model --output_file curves.png
+    python scripts/plot_training.py outputs/a outputs/b --names small large --smooth 0.9 --x epoch
+
+RUN is the output folder of either training script, when it is done or while it trains (up to the last checkpoint).
+COST: some seconds. RESULT: a PNG (or PDF or SVG, by its name) of three panels over the same steps or epochs: losses in
+training and evaluation, learning rates, and mean IoU in percent, whose best value is marked and named for each run.
+Exit code 2 when a run has no history.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from segmenter_hf.training.curves import check_format, draw_curves, read_runs, save_figure
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output folders of training")
+    parser.add_argument("--output_file", type=Path, default=Path("curves.png"), help="default: curves.png")
+    parser.add_argument("--names", nargs="+", help="names of the runs, in their order (default: of the folders)")
+    parser.add_argument(
+        "--smooth", type=float, default=0.0, help="from 0, the default, to less than 1: how much to smooth losses"
+    )
+    parser.add_argument("--x", choices=["step", "epoch"], default="step", help="what to draw over (default: step)")
+    args = parser.parse_args()
+
+    try:
+        check_format(args.output_file)
+        runs = read_runs(args.runs, args.names)
+        save_figure(draw_curves(runs, x=args.x, smoothing=args.smooth), args.output_file)
+    except (OSError, ValueError) as error:
+        print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    print(f"curves: {args.output_file}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
