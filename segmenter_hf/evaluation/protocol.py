@@ -249,6 +249,7 @@ class WindowFeed:
             {name: value[start : start + self.window_batch_size] for name, value in inputs.items()}
             for start in range(0, len(inputs["pixel_values"]), self.window_batch_size)
         ]
+        num_more = self._agree_on_more(len(batches))
         logits, loss, num_pixels = [], [], 0
         for batch in batches:
             outputs = self._forward(batch)
@@ -257,7 +258,8 @@ class WindowFeed:
                 pixels = (batch["labels"] != ignore_index).sum().item()
                 loss.append(outputs.loss.item() * pixels)
                 num_pixels += pixels
-        self._fill(len(batches), batches[-1])
+        for _ in range(num_more):
+            self._forward(batches[-1])
         outputs = type(outputs)(logits=torch.cat(logits), window_offsets=inputs["window_offsets"])
         return Fed(outputs, math.fsum(loss), num_pixels)
 
@@ -268,19 +270,20 @@ class WindowFeed:
         size = image_processor.crop_size
         pixel_values = torch.zeros(1, self.model.config.num_channels, size.height, size.width, device=self.device)
         for _ in range(num_passes):
-            self._fill(0, {"pixel_values": pixel_values})
+            for _ in range(self._agree_on_more(0)):
+                self._forward({"pixel_values": pixel_values})
 
     def _forward(self, batch: Mapping[str, torch.Tensor]) -> Any:
         with self.autocast:
             return self.model(**batch)
 
-    def _fill(self, num_made: int, batch: Mapping[str, torch.Tensor]):
+    def _agree_on_more(self, number: int) -> int:
+        """How many forward passes to make after one's own, where the process with the most makes none."""
         if not self.is_lockstep:
-            return
-        number = torch.tensor(num_made, device=self.device)
-        torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX)
-        for _ in range(number.item() - num_made):
-            self._forward(batch)
+            return 0
+        largest = torch.tensor(number, device=self.device)
+        torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
+        return largest.item() - number
 
 
 def is_sharded(model: nn.Module) -> bool:
