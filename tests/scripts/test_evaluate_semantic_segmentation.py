@@ -4,15 +4,19 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from datasets import Dataset, Features
+from datasets import Image as ImageFeature
+from PIL import Image
 
-from segmenter_hf import SegmenterForSemanticSegmentation, SegmenterImageProcessor
-from segmenter_hf.data.loading import load_segmentation_dataset
+from segmenter_hf import SegmenterForSemanticSegmentation, SegmenterImageProcessor, SegmenterModel
 from segmenter_hf.evaluation.protocol import evaluate_sliding_window
+from segmenter_hf.evaluation.results import read_results_file
 
 from ..common import REPOSITORY, tiny_config
-from ..data.test_loading import write_dataset
+from ..data.datasets_on_disk import make_image, make_label_map, save, write_pairs
 
 
 ID2LABEL = {0: "sky", 1: "road", 2: "car", 3: "never seen"}
@@ -20,7 +24,21 @@ ID2LABEL = {0: "sky", 1: "road", 2: "car", 3: "never seen"}
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    return write_dataset(tmp_path_factory.mktemp("dataset"), id2label=ID2LABEL)
+    """Of odd sizes, with columns of other names, the second image without labels."""
+    folder = tmp_path_factory.mktemp("dataset")
+    sizes = [(41, 67), (50, 50), (90, 33)]
+    images = [make_image(*size, seed=index) for index, size in enumerate(sizes)]
+    maps = [
+        make_label_map((0, 1, 2), *sizes[0]),
+        make_label_map((255,), *sizes[1]),
+        make_label_map((2, 255), *sizes[2]),
+    ]
+    columns = {"rgb": [np.array(image) for image in images], "classes_of_pixels": [np.array(each) for each in maps]}
+    features = Features({"rgb": ImageFeature(), "classes_of_pixels": ImageFeature()})
+    Dataset.from_dict(columns, features=features).to_parquet(folder / "val-00000-of-00001.parquet")
+    (folder / "id2label.json").write_text(json.dumps(ID2LABEL), encoding="utf-8")
+    examples = [{"image": image, "annotation": each} for image, each in zip(images, maps, strict=True)]
+    return folder, examples
 
 
 @pytest.fixture(scope="module")
@@ -38,38 +56,95 @@ def folder(tmp_path_factory):
     return folder
 
 
-def run_script(*arguments):
-    command = [sys.executable, REPOSITORY / "scripts" / "evaluate_semantic_segmentation.py", *arguments]
+def run_script(*arguments, launcher=(sys.executable,)):
+    command = [*launcher, REPOSITORY / "scripts" / "evaluate_semantic_segmentation.py", *arguments]
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=REPOSITORY)
+
+
+def expected_results(folder, examples, **settings):
+    model = SegmenterForSemanticSegmentation.from_pretrained(folder)
+    return evaluate_sliding_window(model, SegmenterImageProcessor.from_pretrained(folder), examples, **settings)
 
 
 @pytest.mark.slow
 def test_prints_and_writes_what_the_protocol_gives(dataset, folder, tmp_path):
     output = tmp_path / "results.json"
-    result = run_script("--model", folder, "--dataset_name", dataset, "--output_file", output)
+    dataset, examples = dataset
+    pictures = ["--worst_cases", 1, "--worst_cases_dir", tmp_path / "worst"]
+    result = run_script("--model", folder, "--dataset_name", dataset, "--output_file", output, *pictures)
     assert result.returncode == 0, result.stderr
-    results = json.loads(output.read_text(encoding="utf-8"))
+    results = read_results_file(output)
     assert json.loads(result.stdout) == results
 
-    splits, _ = load_segmentation_dataset(str(dataset))
-    expected = evaluate_sliding_window(
-        SegmenterForSemanticSegmentation.from_pretrained(folder),
-        SegmenterImageProcessor.from_pretrained(folder),
-        splits["validation"],
-    )
-    assert results["mean_iou"] == pytest.approx(expected["mean_iou"])
-    assert results["num_images"] == 2
-    assert results["per_category_iou"]["sky"] == pytest.approx(expected["per_category_iou"][0])
+    expected = expected_results(folder, examples)
+    for name in ("mean_iou", "mean_accuracy", "overall_accuracy", "loss", "num_images"):
+        assert results[name] == expected[name]
+    assert results["per_category_iou"]["sky"] == expected["per_category_iou"][0]
     assert results["per_category_accuracy"]["never seen"] is None
     assert results["protocol"]["window"] == {"height": 32, "width": 32}
     assert results["protocol"]["window_stride"] == 16
-    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+    assert results["dataset"]["split"] == "validation"
+
+    (picture,) = (tmp_path / "worst").iterdir()
+    scores = [expected_results(folder, [examples[index]])["mean_iou"] for index in (0, 2)]
+    index = (0, 2)[int(np.argmin(scores))]
+    assert picture.name == f"{100 * min(scores):05.1f}_image_{index:05d}.png"
+    width, height = examples[index]["image"].size
+    assert Image.open(picture).height > height and Image.open(picture).width > 3 * width
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "worst"]
 
 
 @pytest.mark.slow
-def test_labels_of_another_dataset_are_refused(folder, tmp_path):
-    other = write_dataset(tmp_path / "other", id2label={0: "cat", 1: "dog", 2: "bird"})
-    result = run_script("--model", folder, "--dataset_name", other)
-    assert result.returncode == 2
-    message = result.stderr.strip().splitlines()[-1]
-    assert "'sky'" in message and "'cat'" in message
+def test_multi_scale_with_other_settings_on_two_processes(dataset, folder, tmp_path):
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2)
+    dataset, examples = dataset
+    settings = [
+        "--multi_scale",
+        "--no-antialias",
+        "--window_stride",
+        32,
+        "--exclude_classes",
+        "sky",
+        "--device",
+        "cpu",
+    ]
+    output = ["--output_file", tmp_path / "results.json"]
+    names = ["--annotation_column_name", "classes_of_pixels"]
+    arguments = ["--model", folder, "--dataset_name", dataset, *settings, *output, *names]
+    result = run_script(*arguments, launcher=launcher)
+    assert result.returncode == 0, result.stderr
+    results = read_results_file(tmp_path / "results.json")
+    processor = SegmenterImageProcessor.from_pretrained(folder, antialias=False, window_stride=32)
+    model = SegmenterForSemanticSegmentation.from_pretrained(folder)
+    expected = evaluate_sliding_window(model, processor, examples, multi_scale=True, exclude=[0])
+    for name in ("mean_iou", "mean_accuracy", "overall_accuracy", "loss", "num_images"):
+        assert results[name] == expected[name]
+    assert results["hardware"]["num_processes"] == 2
+    assert results["protocol"]["exclude_classes"] == ["sky"]
+    assert (results["protocol"]["antialias"], results["protocol"]["flip"]) == (False, True)
+    assert result.stdout.count('"mean_iou"') == 1, "one process prints"
+
+
+@pytest.mark.slow
+def test_what_cannot_be_scored_is_one_line(dataset, folder, tmp_path):
+    dataset, _ = dataset
+    other = write_pairs(tmp_path / "other", "val/images", "val/annotations")
+    wrong = write_pairs(tmp_path / "wrong", "val/images", "val/annotations")
+    (wrong / "id2label.json").write_text(json.dumps(ID2LABEL), encoding="utf-8")
+    save(make_label_map((0, 9)), wrong / "val" / "annotations" / "1.png")
+    SegmenterModel(tiny_config()).save_pretrained(tmp_path / "encoder")
+    for arguments, messages in [
+        (["--model", folder, "--dataset_name", other], ["label 3 is 'never seen' and None"]),
+        (["--model", folder, "--dataset_name", wrong], ["1.png", "9", "expected labels from 0 to 3"]),
+        (["--model", tmp_path / "encoder", "--dataset_name", dataset], ["has not all weights", "Train it first"]),
+        (
+            ["--model", folder, "--dataset_name", dataset, "--split", "test"],
+            ["has no split test, only val", "--split"],
+        ),
+    ]:
+        result = run_script(*arguments, "--output_file", tmp_path / "results.json")
+        assert result.returncode == 2, result.stderr
+        message = result.stderr.strip().splitlines()[-1]
+        assert all(part in message for part in messages), message
+        assert "Traceback" not in result.stderr
+    assert not (tmp_path / "results.json").exists()
