@@ -3,20 +3,31 @@ Writes the model cards of all released checkpoints, and the published figures th
 
     python scripts/write_model_cards.py
     python scripts/write_model_cards.py --check
+    python scripts/write_model_cards.py --add_results ade20k/seg_tiny_mask results.json
 
 Cost: seconds, no network.
-Result: model_cards/*.md, and model_cards/results/*.json, in which measured figures stay as they are. With --check
-nothing is written: exit code 1 and the names of the files that are stale, if any is.
+Result: model_cards/*.md, and model_cards/results/*.json, in which measured figures stay as they are. --add_results
+adds one, from what scripts/evaluate_semantic_segmentation.py wrote of the converted checkpoint, in place of that of
+the same protocol. With --check nothing is written: exit code 1 and the names of the files that are stale, if any is.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from segmenter_hf.hub.cards import list_stale, write_documents
+from segmenter_hf.conversion.released import find_released
+from segmenter_hf.hub.cards import add_results, list_stale, write_documents
 
 
 FOLDER = Path(__file__).resolve().parent.parent / "model_cards"
+
+
+def read_evaluation(name: str, path: str):
+    """A released checkpoint, and what evaluation wrote of it."""
+    # Here, as it takes `datasets`, which nothing else does.
+    from segmenter_hf.evaluation.results import read_results_file
+
+    return find_released(name), read_results_file(path)
 
 
 def main() -> int:
@@ -25,10 +36,23 @@ def main() -> int:
         description=description, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--check", action="store_true", help="write nothing, exit with 1 if a file is stale")
+    parser.add_argument(
+        "--add_results",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("RELEASED_NAME", "RESULTS_FILE"),
+        help="add a measured figure of a released checkpoint; may be given several times",
+    )
     parser.add_argument("--folder", type=Path, default=FOLDER, help="default: model_cards of this repository")
     args = parser.parse_args()
+    if args.check and args.add_results:
+        parser.error("--check writes nothing: leave out --add_results")
 
     try:
+        if args.add_results:
+            for file in add_results(args.folder, [read_evaluation(*given) for given in args.add_results]):
+                print(f"added to {file}")
         if not args.check:
             for file in write_documents(args.folder):
                 print(f"wrote {file}")

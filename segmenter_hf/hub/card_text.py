@@ -1,18 +1,27 @@
 """The text of model cards, section by section: plain functions of a row of the table of released checkpoints."""
 
-import textwrap
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    IMAGENET_STANDARD_MEAN,
+    IMAGENET_STANDARD_STD,
+)
 
 from ..configuration_segmenter import SegmenterConfig
 from ..conversion.original import DATASETS as ORIGINAL_DATASETS
 from ..conversion.released import ARCHITECTURES, ReleasedCheckpoint
 from ..data.labels import load_label_set
 from .card_facts import CITATIONS, DATASETS, IMAGENET_TERMS, PRETRAINED_WEIGHTS, RECIPES, SOURCES
+from .markdown import bullets, code_block, paragraph
+from .result_protocol import ResultProtocol
 from .results import MEASURED, PUBLISHED, Result
+from .results_text import describe_input, format_results_table, write_classes, write_measurement
 
 
-LINE_LENGTH = 119
-PAPER_URL = "https://arxiv.org/abs/2105.05633"
+PAPER = "[Segmenter](https://arxiv.org/abs/2105.05633) (Strudel, Garcia, Laptev, Schmid, ICCV 2021)"
 LICENCE_NAMES = {"mit": "MIT", "apache-2.0": "Apache-2.0"}
 # The letters by which the paper calls the widths of encoders.
 SIZE_LETTERS = {192: "T", 384: "S", 768: "B", 1024: "L"}
@@ -76,20 +85,21 @@ print(outputs.last_hidden_state.shape)  # (num_windows, 1 + num_patches, hidden_
 """
 
 
-def paragraph(*sentences: str) -> str:
-    """The sentences that are not empty as wrapped lines."""
-    text = " ".join(sentence for sentence in sentences if sentence)
-    return textwrap.fill(text, LINE_LENGTH, break_long_words=False, break_on_hyphens=False)
-
-
-def bullets(items: Iterable[str]) -> str:
-    """A list in Markdown, its items wrapped."""
-    options = {"break_long_words": False, "break_on_hyphens": False, "initial_indent": "- ", "subsequent_indent": "  "}
-    return "\n".join(textwrap.fill(item, LINE_LENGTH, **options) for item in items)
-
-
-def code_block(language: str, code: str) -> str:
-    return f"```{language}\n{code.rstrip()}\n```"
+DECODER_NAMES = {"mask_transformer": "a mask transformer", "linear": "a linear layer"}
+CODE_NEEDS = (
+    "With the package `segmenter_hf` installed, `import segmenter_hf` takes its place. The code needs transformers "
+    "5.4 or later, torch and Pillow; with torchvision it is faster."
+)
+WINDOWS = (
+    "The image processor cuts an image of any size into overlapping windows, the model labels each, and "
+    "`post_process_semantic_segmentation` averages the logits where windows overlap. In a pipeline keep "
+    "`batch_size=1`: a larger batch would tear the windows of an image apart, and is refused."
+)
+NOT_FOR = paragraph(
+    "Not for driving, medicine, or other uses in which errors endanger people, nor to identify, watch or judge them. "
+    "Measure it on images like your own before you rely on it."
+)
+TERMS_ARE_UNSETTLED = "Whether such terms bind who uses weights is not settled: clear it before commercial use."
 
 
 def make_title(row: ReleasedCheckpoint) -> str:
@@ -113,10 +123,30 @@ def describe_encoder(config: SegmenterConfig) -> str:
     )
 
 
-def describe_normalization(row: ReleasedCheckpoint) -> str:
-    if ARCHITECTURES[row.backbone].use_distillation_token:
+def describe_decoder(config: SegmenterConfig) -> str:
+    if config.decoder_type == "linear":
+        return "one linear layer on every patch embedding"
+    return (
+        f"mask transformer of {config.decoder_num_hidden_layers} layers, width {config.decoder_hidden_size}, "
+        f"{config.decoder_num_attention_heads} heads; a patch's logit for a class is the cosine similarity of their "
+        "embeddings, normalised over the classes"
+    )
+
+
+def describe_normalization(mean: Sequence[float], std: Sequence[float]) -> str:
+    """What becomes of pixels, of which `mean` and `std` are a number for each channel."""
+    if (list(mean), list(std)) == (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD):
         return "RGB, normalised by ImageNet's mean and standard deviation"
-    return "RGB, scaled to -1..1 (mean and standard deviation 0.5)"
+    if (list(mean), list(std)) == (IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD):
+        return "RGB, scaled to -1..1 (mean and standard deviation 0.5)"
+    mean, std = (", ".join(f"{number:g}" for number in numbers) for numbers in (mean, std))
+    return f"scaled to 0..1, then normalised by mean ({mean}) and standard deviation ({std})"
+
+
+def describe_normalization_of(row: ReleasedCheckpoint) -> str:
+    if ARCHITECTURES[row.backbone].use_distillation_token:
+        return describe_normalization(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    return describe_normalization(IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD)
 
 
 def link_source(row: ReleasedCheckpoint) -> str:
@@ -132,30 +162,36 @@ def format_number(number: float) -> str:
 
 
 def write_introduction(row: ReleasedCheckpoint) -> str:
-    paper = f"[Segmenter]({PAPER_URL}) (Strudel, Garcia, Laptev, Schmid, ICCV 2021)"
     if row.is_encoder:
         return paragraph(
-            f"The encoder that training of {paper} starts from: a plain Vision Transformer that has learned to "
+            f"The encoder that training of {PAPER} starts from: a plain Vision Transformer that has learned to "
             "classify ImageNet. It does not segment: it has no decoder, and no classifier any more either. It is for "
             "training a segmentation model of your own."
         )
     dataset = DATASETS[row.dataset]
-    decoder = "a mask transformer" if row.decoder_type == "mask_transformer" else "a linear layer"
+    decoder = DECODER_NAMES[row.decoder_type]
     num_labels = len(load_label_set(ORIGINAL_DATASETS[row.dataset].label_set))
     return paragraph(
-        f"{paper}: a plain Vision Transformer and {decoder} that label each pixel of an image with one of the "
+        f"{PAPER}: a plain Vision Transformer and {decoder} that label each pixel of an image with one of the "
         f"{num_labels} classes of [{dataset.name}]({dataset.url}). These are the weights `{row.name}` of "
         f"{link_source(row)}, converted for transformers."
     )
 
 
+def fill_snippet(snippet: str, repo_id: str, revision: str | None) -> str:
+    """A snippet for a repository, or the path of a folder, without a revision if there is none."""
+    if revision is None:
+        lines = [line for line in snippet.splitlines() if not line.strip().startswith("revision")]
+        snippet = "\n".join(lines).replace(" revision=revision,", "")
+    return code_block("python", snippet.format(repo_id=repo_id, revision=revision))
+
+
 def write_usage(row: ReleasedCheckpoint, repo_id: str, revision: str) -> str:
     snippets = (NEW_MODEL_SNIPPET, FEATURES_SNIPPET) if row.is_encoder else (PIPELINE_SNIPPET, AUTO_CLASSES_SNIPPET)
-    first, second = (code_block("python", snippet.format(repo_id=repo_id, revision=revision)) for snippet in snippets)
+    first, second = (fill_snippet(snippet, repo_id, revision) for snippet in snippets)
     code = (
         "`trust_remote_code=True` runs the code in this repository, and `revision` pins it, together with the "
-        "weights, to what was checked. With the package `segmenter_hf` installed, `import segmenter_hf` takes its "
-        "place. The code needs transformers 5.4 or later, torch and Pillow; with torchvision it is faster."
+        f"weights, to what was checked. {CODE_NEEDS}"
     )
     if row.is_encoder:
         before = "A segmentation model on this encoder, with a new mask transformer that has yet to be trained:"
@@ -168,10 +204,9 @@ def write_usage(row: ReleasedCheckpoint, repo_id: str, revision: str) -> str:
         )
         return "\n\n".join([before, first, between, "Features:", second])
     after = paragraph(
-        "The image processor cuts an image of any size into overlapping windows, the model labels each, and "
-        "`post_process_semantic_segmentation` averages the logits where windows overlap. In a pipeline keep "
-        "`batch_size=1`: a larger batch would tear the windows of an image apart, and is refused. Inference on this "
-        "page does not run a repository's own code: the images that it offers are examples to run yourself."
+        WINDOWS,
+        "Inference on this page does not run a repository's own code: the images that it offers are examples to run "
+        "yourself.",
     )
     return "\n\n".join([paragraph(code), first, "Without the pipeline:", second, after])
 
@@ -180,7 +215,7 @@ def write_description(row: ReleasedCheckpoint, config: SegmenterConfig) -> str:
     items = [f"Encoder: {describe_encoder(config)}."]
     if row.is_encoder:
         items += [
-            f"Input: {describe_normalization(row)}; position embeddings for images of {row.crop_size} x "
+            f"Input: {describe_normalization_of(row)}; position embeddings for images of {row.crop_size} x "
             f"{row.crop_size} pixels.",
             f"Weights: those of {PRETRAINED_WEIGHTS[row.backbone].description}.",
             row.describe_parameters(),
@@ -188,14 +223,8 @@ def write_description(row: ReleasedCheckpoint, config: SegmenterConfig) -> str:
         ]
         return "\n\n".join([bullets(items), paragraph(row.notes)])
     dataset, protocol = DATASETS[row.dataset], row.protocol
-    if row.decoder_type == "mask_transformer":
-        items.append(
-            f"Decoder: mask transformer of {config.decoder_num_hidden_layers} layers, width "
-            f"{config.decoder_hidden_size}, {config.decoder_num_attention_heads} heads; a patch's logit for a "
-            "class is the cosine similarity of their embeddings, normalised over the classes."
-        )
-    else:
-        items.append("Decoder: one linear layer on every patch embedding.")
+    items.append(f"Decoder: {describe_decoder(config)}.")
+    input_protocol = ResultProtocol(**asdict(protocol), scales=(1.0,), flip=False, antialias=False)
     enlarged = (
         " The window is larger than the short side: images that do not fill it are enlarged to it after normalisation."
         if protocol.shortest_edge < protocol.window_size
@@ -203,42 +232,13 @@ def write_description(row: ReleasedCheckpoint, config: SegmenterConfig) -> str:
     )
     items += [
         f"Labels: {config.num_labels}, with their names in `config.json`. {dataset.label_note}",
-        f"Input: {describe_normalization(row)}, resized bilinearly without antialiasing until the short side has "
-        f"{protocol.shortest_edge} pixels or the long one {protocol.longest_edge}, then cut into windows of "
-        f"{protocol.window_size} x {protocol.window_size}, {protocol.window_stride} apart.{enlarged}",
+        f"Input: {describe_normalization_of(row)}, {describe_input(input_protocol, 'bilinearly')}.{enlarged}",
         "Output: logits at the grid of patches, upsampled bilinearly.",
         row.describe_parameters(),
         f"Training started from {PRETRAINED_WEIGHTS[row.backbone].description}.",
         f"Licence of the weights: {LICENCE_NAMES[row.licence]}.",
     ]
     return "\n\n".join([bullets(items), *([paragraph(row.notes)] if row.notes else [])])
-
-
-def format_results_table(results: Iterable[Result]) -> str:
-    """Figures of one kind as a table in Markdown."""
-    rows = [
-        ("mIoU, percent", "scales", "flip", "short / long side", "window", "stride", "source"),
-        ("---",) * 7,
-    ]
-    for result in results:
-        protocol = result.protocol
-        if result.kind == PUBLISHED:
-            source = f"[{result.source['name']}]({result.source['url']})"
-        else:
-            versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
-            source = f"{result.num_images} images, {versions}"
-        rows.append(
-            (
-                f"{result.value_percent:.2f}".removesuffix("0"),
-                ", ".join(f"{scale:g}" for scale in protocol.scales),
-                "yes" if protocol.flip else "no",
-                f"{protocol.shortest_edge} / {protocol.longest_edge}",
-                str(protocol.window_size),
-                str(protocol.window_stride),
-                source,
-            )
-        )
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
 def write_results(row: ReleasedCheckpoint, results: list[Result]) -> str:
@@ -258,6 +258,8 @@ def write_results(row: ReleasedCheckpoint, results: list[Result]) -> str:
         parts += ["Published with these weights, by the code that they are from:", format_results_table(published)]
     if measured:
         parts += ["Measured with the converted weights:", format_results_table(measured)]
+        parts += [write_measurement(result) for result in measured if result.command]
+        parts += [text for text in [write_classes(measured)] if text]
     is_assumed = published and row.source == "original" and protocol.shortest_edge < row.crop_size
     parts.append(
         paragraph(
@@ -376,6 +378,16 @@ def write_training(row: ReleasedCheckpoint) -> str:
     )
 
 
+def describe_method_limits(patch_size: int) -> str:
+    """What no model of this kind can do."""
+    return paragraph(
+        "Every pixel gets one of the labels, whatever it shows: the model cannot say that something is none of them, "
+        f"and its probabilities were not calibrated. Outlines are as coarse as patches of {patch_size} pixels of the "
+        "resized image allow, and small or thin things are often lost. It does not tell one object of a class from "
+        "the next."
+    )
+
+
 def write_limits(row: ReleasedCheckpoint) -> str:
     if row.is_encoder:
         return paragraph(
@@ -389,16 +401,8 @@ def write_limits(row: ReleasedCheckpoint) -> str:
     return "\n\n".join(
         [
             paragraph(dataset.limits),
-            paragraph(
-                "Every pixel gets one of the labels, whatever it shows: the model cannot say that something is none "
-                "of them, and its probabilities were not calibrated. Outlines are as coarse as patches of "
-                f"{ARCHITECTURES[row.backbone].patch_size} pixels of the resized image allow, and small or thin "
-                "things are often lost. It does not tell one object of a class from the next."
-            ),
-            paragraph(
-                "Not for driving, medicine, or other uses in which errors endanger people, nor to identify, watch or "
-                "judge them. Measure it on images like your own before you rely on it."
-            ),
+            describe_method_limits(ARCHITECTURES[row.backbone].patch_size),
+            NOT_FOR,
         ]
     )
 
@@ -411,7 +415,7 @@ def write_terms(row: ReleasedCheckpoint) -> str:
                 f"The weights are published by {link_source(row)} under "
                 f"{LICENCE_NAMES[row.licence]}; the code in this repository is Apache-2.0. The images that the "
                 f"weights were trained on have terms of their own: {'; '.join(f'those of {term}' for term in terms)}. "
-                "Whether such terms bind who uses weights is not settled: clear it before commercial use."
+                f"{TERMS_ARE_UNSETTLED}"
             ),
             paragraph(
                 "The credit is the authors': of the paper, of the code and weights above, and of the data sets. "

@@ -4,9 +4,10 @@ checkpoints and `model_cards/results/<repository>.json`. Neither is edited by ha
 """
 
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel
@@ -14,14 +15,24 @@ from transformers import PreTrainedModel
 from ..conversion.released import ARCHITECTURES, RELEASED, ReleasedCheckpoint
 from .card_facts import DATASETS, IMAGENET_HUB_ID, PRETRAINED_WEIGHTS, WIDGET_IMAGES
 from .card_text import make_title, write_text
-from .results import METRIC, Result, format_results, read_results, results_file, update_results
+from .results import (
+    METRIC,
+    METRIC_NAMES,
+    Result,
+    format_results,
+    measured_result,
+    read_results,
+    replace_measured,
+    results_file,
+    update_results,
+)
+from .results_text import name_results
 
 
 # Stands for the organisation in committed cards; a push writes its own.
 ORGANIZATION = "segmenter-hf"
 # The tag that a push sets on what it has verified, and that the snippets of cards pin.
 TAG = "v1.0"
-METRIC_NAMES = {False: "mIoU (single scale)", True: "mIoU (multi-scale + flip)"}
 
 
 def make_eval_result(result: Result) -> EvalResult:
@@ -39,15 +50,29 @@ def make_eval_result(result: Result) -> EvalResult:
         metric_type=result.metric,
         metric_name=METRIC_NAMES[result.multi_scale],
         metric_value=result.value_percent,
-        metric_args={
-            "kind": result.kind,
-            "unit": "percent",
-            **asdict(result.protocol),
-            "scales": list(result.protocol.scales),
-        },
+        metric_args={"kind": result.kind, "unit": "percent", **result.protocol.to_dict()},
         source_name=source.get("name"),
         source_url=source.get("url"),
     )
+
+
+def make_eval_results(results: Sequence[Result], configs: Sequence[str] | None = None) -> list[EvalResult]:
+    """
+    Figures as a model index, in which those of one entry differ in their names.
+
+    Args:
+        results (`Sequence[Result]`): The figures.
+        configs (`Sequence[str]`, *optional*): What is said to be the configuration of each one's data set, in place of
+            whose figure it is.
+    """
+    entries = [make_eval_result(result) for result in results]
+    if configs is not None:
+        entries = [replace(entry, dataset_config=config) for entry, config in zip(entries, configs, strict=True)]
+    for identifier in dict.fromkeys(entry.unique_identifier for entry in entries):
+        together = [index for index, entry in enumerate(entries) if entry.unique_identifier == identifier]
+        for index, name in zip(together, name_results([results[index] for index in together]), strict=True):
+            entries[index] = replace(entries[index], metric_name=name)
+    return entries
 
 
 def make_card_data(row: ReleasedCheckpoint, results: Sequence[Result], model_name: str) -> ModelCardData:
@@ -78,7 +103,7 @@ def make_card_data(row: ReleasedCheckpoint, results: Sequence[Result], model_nam
         base_model=PRETRAINED_WEIGHTS[row.backbone].base_model,
         datasets=dataset_ids,
         tags=tags,
-        eval_results=[make_eval_result(result) for result in results] or None,
+        eval_results=make_eval_results(results) or None,
         model_name=model_name if results else None,
         **specific,
     )
@@ -170,21 +195,51 @@ def write_documents(folder: str | Path) -> list[Path]:
     documents = make_documents(folder)
     written = [file for file in list_stale(folder) if file in documents]
     for file in written:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # Complete or not at all: a file of results holds measured figures that are nowhere else.
-        unfinished = file.with_name(f"{file.name}.part")
-        unfinished.write_bytes(documents[file].encode())
-        os.replace(unfinished, file)
+        _write(file, documents[file])
     return written
+
+
+def add_results(folder: str | Path, evaluations: Sequence[tuple[ReleasedCheckpoint, Mapping[str, Any]]]) -> list[Path]:
+    """
+    Adds measured figures to the files of results, in place of those of the same protocol. All are checked before any
+    is written. [`write_documents`] then makes the cards.
+
+    Args:
+        folder (`str` or `Path`): `model_cards` of the repository.
+        evaluations (`Sequence[tuple[ReleasedCheckpoint, Mapping]]`): Checkpoints, and what evaluation wrote of each.
+
+    Returns:
+        `list[Path]`: the files of results, whether they changed or not.
+
+    Raises:
+        ValueError: if an evaluation is not one of that checkpoint on its data set, see
+            [`~segmenter_hf.hub.results.measured_result`].
+    """
+    folder = Path(folder) / "results"
+    results = {row: update_results(row, read_results(folder, row)) for row, _ in evaluations}
+    for row, evaluation in evaluations:
+        results[row] = replace_measured(results[row], measured_result(row, evaluation))
+    for row, added in results.items():
+        _write(results_file(folder, row), format_results(row, added))
+    return [results_file(folder, row) for row in results]
+
+
+def _write(file: Path, text: str):
+    """Complete or not at all: a file of results holds measured figures that are nowhere else."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(f"{file.name}.part")
+    unfinished.write_bytes(text.encode())
+    os.replace(unfinished, file)
 
 
 __all__ = [
     "ORGANIZATION",
     "TAG",
+    "add_results",
     "list_stale",
     "make_card",
     "make_card_data",
     "make_documents",
-    "make_eval_result",
+    "make_eval_results",
     "write_documents",
 ]

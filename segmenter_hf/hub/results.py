@@ -1,51 +1,30 @@
 """
 Figures of models as data: one file `model_cards/results/<repository>.json` for each segmentation model, from which its
 card is made. Published figures are those of the table of released checkpoints. Measured ones are whatever is in the
-file: evaluation adds them.
+file: `scripts/write_model_cards.py --add_results` adds them from the results that evaluation writes.
 """
 
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..conversion.released import ReleasedCheckpoint
+
+# Of the multi-scale protocols of both sources: segm/data/ade20k.py and its siblings, MMSegmentation's tools/test.py.
+from ..evaluation.protocol import MULTI_SCALES
 from .card_facts import DATASETS, SOURCES
+from .names import hide_paths
+from .result_protocol import ResultProtocol, make_checked, take
 
 
 METRIC = "mean_iou"
-# Ratios of the multi-scale protocols, each also flipped: segm/data/ade20k.py and its siblings, and MMSegmentation's
-# tools/test.py (`--aug-test`).
-MULTI_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+METRIC_NAMES = {False: "mIoU (single scale)", True: "mIoU (multi-scale + flip)"}
 PUBLISHED, MEASURED = "published", "measured"
-
-
-@dataclass(frozen=True)
-class ResultProtocol:
-    """
-    How a figure was measured.
-
-    Args:
-        window_size (`int`): Side of the windows in pixels.
-        window_stride (`int`): Distance of neighbouring windows in pixels.
-        shortest_edge (`int`): Images were resized until the short side had this many pixels,
-        longest_edge (`int`): or the long side this many.
-        scales (`tuple[float, ...]`): Ratios at which the resized images were seen.
-        flip (`bool`): Whether each was also seen flipped.
-    """
-
-    window_size: int
-    window_stride: int
-    shortest_edge: int
-    longest_edge: int
-    scales: tuple[float, ...]
-    flip: bool
-
-    @property
-    def is_multi_scale(self) -> bool:
-        return self.flip or self.scales != (1.0,)
+# What data sets call the split that figures are published on.
+VALIDATION_SPLITS = ("validation", "val")
 
 
 @dataclass(frozen=True)
@@ -64,6 +43,10 @@ class Result:
         source (`dict[str, str]`, *optional*): `name` and `url` of what published it; for published figures only.
         num_images (`int`, *optional*): On how many images it was measured; for measured figures only.
         versions (`dict[str, str]`, *optional*): Version of each package; for measured figures only.
+        fingerprint (`str`, *optional*): SHA-256 of the images and label maps; measured figures may have it.
+        command (`str`, *optional*): What measured it, likewise.
+        per_category_iou_percent (`dict[str, float | None]`, *optional*): The figure of each class, `None` for one
+            that neither occurs nor is predicted; likewise.
     """
 
     metric: str
@@ -76,13 +59,17 @@ class Result:
     source: dict[str, str] | None = None
     num_images: int | None = None
     versions: dict[str, str] | None = None
+    fingerprint: str | None = None
+    command: str | None = None
+    per_category_iou_percent: dict[str, float | None] | None = None
 
     def __post_init__(self):
         if self.metric != METRIC:
             raise ValueError(f"`metric` must be {METRIC!r}, got {self.metric!r}.")
-        value = self.value_percent
-        if type(value) is not float or not math.isfinite(value) or not 0 <= value <= 100:
-            raise ValueError(f"`value_percent` must be a float from 0 to 100, got {value!r}.")
+        _check_percent(self.value_percent, "value_percent")
+        for name, value in (self.per_category_iou_percent or {}).items():
+            if value is not None:
+                _check_percent(value, f"per_category_iou_percent of {name}")
         if self.multi_scale is not self.protocol.is_multi_scale:
             raise ValueError(f"`multi_scale` is {self.multi_scale}, which does not fit {self.protocol}.")
         if set(self.dataset) != {"type", "name"}:
@@ -101,6 +88,9 @@ class Result:
                     f"A {self.kind} figure must have {'no ' if is_published else ''}`{name}`, got "
                     f"{getattr(self, name)}."
                 )
+        for name in ("fingerprint", "command", "per_category_iou_percent"):
+            if is_published and getattr(self, name) is not None:
+                raise ValueError(f"A {self.kind} figure must have no `{name}`, got {getattr(self, name)}.")
 
     @property
     def group(self) -> str:
@@ -115,26 +105,55 @@ class Result:
         Raises:
             ValueError: for fields that are missing, unknown, or have values that cannot be.
         """
-        protocol = _make(ResultProtocol, values.get("protocol", {}), "protocol")
-        protocol = ResultProtocol(**{**asdict(protocol), "scales": tuple(protocol.scales)})
-        return _make(cls, {**values, "protocol": protocol}, "result")
+        protocol = ResultProtocol.from_dict(values.get("protocol", {}))
+        return make_checked(cls, {**values, "protocol": protocol}, "result")
+
+    @classmethod
+    def from_evaluation(cls, results: Mapping[str, Any], dataset: Mapping[str, str]) -> "Result":
+        """
+        The mean IoU that an evaluation measured, in percent with four decimals. Its command loses what tells of the
+        machine.
+
+        Args:
+            results (`Mapping`): What [`~segmenter_hf.evaluation.results.read_results_file`] returns.
+            dataset (`Mapping[str, str]`): `type` and `name`, see above.
+
+        Raises:
+            ValueError: for values that are missing, or cannot be: no mean IoU, say.
+        """
+        evaluated = take(results, "dataset", Mapping)
+        protocol = ResultProtocol.from_evaluation(take(results, "protocol", Mapping))
+        classes = take(results, "per_category_iou", Mapping)
+        command = results.get("command")
+        return cls(
+            metric=METRIC,
+            value_percent=to_percent(results.get(METRIC)),
+            multi_scale=protocol.is_multi_scale,
+            dataset=dict(dataset),
+            split=take(evaluated, "split", str),
+            protocol=protocol,
+            kind=MEASURED,
+            num_images=take(results, "num_images", int),
+            versions=dict(take(results, "versions", Mapping)),
+            fingerprint=evaluated.get("fingerprint"),
+            command=None if command is None else hide_paths(command),
+            per_category_iou_percent={name: to_percent(value) for name, value in classes.items()},
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """What is written as JSON: all fields that have a value."""
         values = {name: value for name, value in asdict(self).items() if value is not None}
-        values["protocol"]["scales"] = list(self.protocol.scales)
-        return values
+        return {**values, "protocol": self.protocol.to_dict()}
 
 
-def _make(cls: type, values: Mapping[str, Any], name: str) -> Any:
-    known = [field.name for field in fields(cls)]
-    unknown = [key for key in values if key not in known]
-    if unknown:
-        raise ValueError(f"A {name} has no field {', '.join(map(repr, unknown))}; its fields are {', '.join(known)}.")
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise ValueError(f"A {name} lacks fields: {error}") from error
+def to_percent(fraction: float | None) -> float | None:
+    """A figure as results files have it, in percent; what is no number is left as it is."""
+    return round(100.0 * fraction, 4) if type(fraction) in (int, float) else fraction
+
+
+def _check_percent(value: Any, name: str):
+    if type(value) is not float or not math.isfinite(value) or not 0 <= value <= 100:
+        raise ValueError(f"`{name}` must be a float from 0 to 100, got {value!r}.")
 
 
 def published_results(row: ReleasedCheckpoint) -> list[Result]:
@@ -162,6 +181,70 @@ def published_results(row: ReleasedCheckpoint) -> list[Result]:
         for name, pair in pairs
         for multi_scale, value in zip((False, True), pair, strict=True)
     ]
+
+
+def measured_result(row: ReleasedCheckpoint, evaluation: Mapping[str, Any]) -> Result:
+    """
+    The figure that an evaluation of a converted released checkpoint measured.
+
+    Args:
+        row (`ReleasedCheckpoint`): Which checkpoint was evaluated.
+        evaluation (`Mapping`): What [`~segmenter_hf.evaluation.results.read_results_file`] returns.
+
+    Raises:
+        ValueError: if it is not one of the whole validation split of its data set, with its classes.
+    """
+    if row.is_encoder:
+        raise ValueError(f"{row.name} is an encoder, which does not segment: no figure belongs to it.")
+    dataset = DATASETS[row.dataset]
+    result = Result.from_evaluation(evaluation, {"type": dataset.type, "name": dataset.name})
+    names = row.config.id2label.values()
+    check_labels(result.per_category_iou_percent, names, f"{row.name}, a model of {dataset.name}")
+    if result.split not in VALIDATION_SPLITS:
+        raise ValueError(
+            f"The results are of the split {result.split}, expected validation, on which figures of {dataset.name} "
+            "are published. Evaluate on that."
+        )
+    if result.num_images != dataset.num_validation_images:
+        raise ValueError(
+            f"The results are of {result.num_images:,} images, expected the {dataset.num_validation_images:,} of "
+            f"{dataset.name}'s validation split. Evaluate on all of them."
+        )
+    if result.protocol.exclude_classes:
+        raise ValueError(
+            f"The results leave out {', '.join(result.protocol.exclude_classes)}, expected the mean of all classes. "
+            "Evaluate without --exclude_classes."
+        )
+    return replace(result, split="validation")
+
+
+def check_labels(measured: Iterable[str], expected: Iterable[str], owner: str):
+    """
+    Raises:
+        ValueError: if figures are not of the classes of their model; the message names some.
+    """
+    measured, expected = list(measured), list(expected)
+    unknown = [name for name in measured if name not in expected]
+    missing = [name for name in expected if name not in measured]
+    if not unknown and not missing:
+        return
+    details = [
+        f"{what}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+        for what, names in (("without figure", missing), ("unknown", unknown))
+        if names
+    ]
+    raise ValueError(
+        f"The results are of {len(measured)} classes, which are not the {len(expected)} of {owner} "
+        f"({'; '.join(details)}). Evaluate that model, with its own label names."
+    )
+
+
+def replace_measured(results: Iterable[Result], result: Result) -> list[Result]:
+    """The results with a measured one, in place of that of the same protocol if there is one."""
+    others = [each for each in results if each.kind != MEASURED or each.protocol != result.protocol]
+    published = [each for each in others if each.kind == PUBLISHED]
+    measured = [*(each for each in others if each.kind == MEASURED), result]
+    return [*published, *sorted(measured, key=lambda each: each.multi_scale)]
 
 
 def update_results(row: ReleasedCheckpoint, results: Iterable[Result] = ()) -> list[Result]:
@@ -213,13 +296,18 @@ def format_results(row: ReleasedCheckpoint, results: Iterable[Result]) -> str:
 __all__ = [
     "MEASURED",
     "METRIC",
+    "METRIC_NAMES",
     "MULTI_SCALES",
     "PUBLISHED",
     "Result",
     "ResultProtocol",
+    "check_labels",
     "format_results",
+    "measured_result",
     "published_results",
     "read_results",
+    "replace_measured",
     "results_file",
+    "to_percent",
     "update_results",
 ]

@@ -1,0 +1,114 @@
+"""
+Names of data, weights and commands as a card shows them to the world: of a place on the user's disk only the last
+part, and of secrets nothing.
+"""
+
+import re
+import shlex
+from pathlib import Path
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from .markdown import LINE_LENGTH
+
+
+# What the user tokens of the Hub look like.
+HUB_TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")
+# Flags and variables of the environment whose values are nobody's business.
+SECRET_FLAG = re.compile(r"--?(\w+[_-])?(token|api[_-]?key|secret|password)", re.IGNORECASE)
+SECRET_VARIABLE = re.compile(r"\w*(TOKEN|API_?KEY|SECRET|PASSWORD)\w*=")
+# Files, which are never repositories although they may be called like one.
+FILE_SUFFIXES = {".bin", ".json", ".npz", ".parquet", ".pt", ".pth", ".safetensors", ".yaml", ".yml", ".zip"}
+IS_OUTSIDE = re.compile(r"[/\\]|~[^/]*(/|$)|[A-Za-z]:[/\\]|\.\.([/\\]|$)")
+# An absolute path inside a word, such as JSON: in quotation marks whatever it has, elsewhere as long as it is no part
+# of an address, a relative path or a fraction.
+QUOTED_PATH = re.compile(r"""(["'])((?:~[^/"']*|[A-Za-z]:)?[/\\][^"']*)\1""")
+BARE_PATH = re.compile(r"(?<![\w.:/~\\])(?:[A-Za-z]:\\|~?/)(?:[^\s\"',;:=/\\]+[/\\])*([^\s\"',;:=/\\]+)")
+
+
+def is_hub_id(name: str | None) -> bool:
+    """
+    Whether a name is that of a repository on the Hub, `owner/name`, and not of something on this disk. The Hub is not
+    asked: a path that is wrong may look like an id.
+    """
+    if name is None or name.count("/") != 1 or Path(name).suffix.lower() in FILE_SUFFIXES or Path(name).exists():
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def base_name(name: str) -> str:
+    """The last part of a path: the name of a folder or file without where it is."""
+    parts = [part for part in re.split(r"[/\\]", name) if part not in ("", ".")]
+    if not parts or parts[-1] == "..":
+        return Path(name).resolve().name or name
+    return parts[-1]
+
+
+def public_name(name: str) -> str:
+    """What a card calls a data set or weights: an id of the Hub as it is, of a path its last part."""
+    return name if is_hub_id(name) else base_name(name)
+
+
+def hide_paths(command: str) -> str:
+    """
+    A command line without what tells of the machine: of paths that are absolute or lead out of the working directory
+    the last part is left, tokens and other secrets go, other relative paths and addresses stay.
+
+    Example:
+
+    ```python
+    >>> from segmenter_hf.hub.names import hide_paths
+
+    >>> hide_paths("/opt/venv/bin/python scripts/train.py --dataset_name /data/camvid --hub_token hf_x --seed 0")
+    'python scripts/train.py --dataset_name camvid --seed 0'
+
+    ```"""
+    try:
+        words = shlex.split(command)
+    # A quotation mark that is never closed.
+    except ValueError:
+        words = command.split()
+    shown, is_secret = [], False
+    for word in words:
+        flag, equals, _ = word.partition("=")
+        if is_secret and not word.startswith("-"):
+            is_secret = False
+            continue
+        is_secret = bool(SECRET_FLAG.fullmatch(flag)) and not equals
+        if SECRET_FLAG.fullmatch(flag) or SECRET_VARIABLE.match(word):
+            continue
+        shown.append(HUB_TOKEN.sub("hf_...", _hide_paths_in_word(word)))
+    return shlex.join(shown)
+
+
+def _hide_paths_in_word(word: str) -> str:
+    flag, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+    value = value.removeprefix("file://")
+    if IS_OUTSIDE.match(value):
+        value = base_name(value)
+    value = QUOTED_PATH.sub(lambda match: f"{match[1]}{base_name(match[2])}{match[1]}", value)
+    return BARE_PATH.sub(r"\1", flag + equals + value)
+
+
+def wrap_command(command: str) -> str:
+    """A command line over several lines that a shell reads as one, where it is long."""
+    # A flag stays with its values.
+    groups = [[]]
+    for word in shlex.split(command):
+        if word.startswith("-"):
+            groups.append([])
+        groups[-1].append(word)
+    lines = [""]
+    for text in map(shlex.join, groups):
+        if lines[-1].strip() and len(lines[-1]) + len(text) + 3 > LINE_LENGTH:
+            lines.append("   ")
+        lines[-1] += f" {text}" if lines[-1] else text
+    return " \\\n".join(lines)
+
+
+__all__ = ["HUB_TOKEN", "base_name", "hide_paths", "is_hub_id", "public_name", "wrap_command"]
