@@ -22,6 +22,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from ..evaluation.protocol import evaluate_sliding_window
 from .arguments import DataArguments, MethodArguments, ModelArguments
 from .checkpoints import decide_checkpoint, replacing_files
+from .outcome import record_results
 from .recipes import Recipe, announce
 from .samples import EpochSampler
 from .setup import TrainingSetup, prepare
@@ -267,7 +268,6 @@ class Loop:
 
     def evaluate(self) -> dict[str, float | None]:
         """Scores the model by the sliding-window protocol, and logs the figures."""
-        precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
         self.last_evaluation = evaluate_sliding_window(
             self.model if self.is_sharded else self.unwrapped_model,
             self.setup.image_processor,
@@ -275,11 +275,16 @@ class Loop:
             image_column=self.setup.data.image_column,
             annotation_column=self.setup.data.annotation_column,
             window_batch_size=self.args.per_device_eval_batch_size,
-            autocast_dtype=precision,
+            autocast_dtype=self.evaluation_dtype,
         )
         metrics = make_metrics(self.last_evaluation, self.id2label, "eval")
         self.log(metrics)
         return metrics
+
+    @property
+    def evaluation_dtype(self) -> torch.dtype | None:
+        """The dtype of autocast in evaluation: that of training."""
+        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
 
     @property
     def is_sharded(self) -> bool:
@@ -378,5 +383,16 @@ def train(
         loop.model = loop.unwrapped_model.merge_and_unload()
     loop.evaluate()
     loop.save()
+    if accelerator.is_main_process:
+        record_results(
+            loop.last_evaluation,
+            setup,
+            data_args,
+            args.output_dir,
+            args.per_device_eval_batch_size,
+            loop.evaluation_dtype,
+            accelerator.device,
+            accelerator.num_processes,
+        )
     accelerator.end_training()
     return loop

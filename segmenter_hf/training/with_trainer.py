@@ -7,9 +7,10 @@ from transformers import TrainingArguments, set_seed
 
 from .arguments import DataArguments, MethodArguments, ModelArguments, SetupError
 from .checkpoints import decide_checkpoint, replacing_files
+from .outcome import record_results
 from .recipes import Recipe, announce
 from .setup import prepare
-from .trainer import SegmentationTrainer
+from .trainer import SegmentationTrainer, evaluation_dtype
 
 
 logger = logging.getLogger(__name__)
@@ -98,6 +99,17 @@ def train(
         trainer.save_metrics("train", result.metrics)
     metrics = trainer.evaluate()
     trainer.save_state()
+    if trainer.is_world_process_zero():
+        record_results(
+            trainer.last_evaluation,
+            setup,
+            data_args,
+            training_args.output_dir,
+            training_args.eval_batch_size,
+            evaluation_dtype(training_args),
+            training_args.device,
+            training_args.world_size,
+        )
     # Of classes that do not occur there is no figure to print.
     trainer.log_metrics("eval", {name: value for name, value in metrics.items() if value is not None})
     trainer.save_metrics("eval", metrics)

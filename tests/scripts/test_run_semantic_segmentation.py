@@ -17,6 +17,8 @@ from datasets import Image as ImageFeature
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline
 
+from segmenter_hf.evaluation.results import read_results_file
+
 from ..common import REPOSITORY
 from ..data.datasets_on_disk import make_image
 
@@ -137,6 +139,22 @@ def test_trains_evaluates_and_saves_a_model_that_works(unbroken, dataset, tmp_pa
     assert AutoImageProcessor.from_pretrained(again).to_dict() == image_processor.to_dict()
     evaluated = json.loads((again / "all_results.json").read_text(encoding="utf-8"))
     assert evaluated["eval_mean_iou"] == metrics["eval_mean_iou"]
+
+
+@pytest.mark.slow
+def test_the_evaluation_script_gives_the_digits_of_training(unbroken, dataset, tmp_path):
+    script = REPOSITORY / "scripts" / "evaluate_semantic_segmentation.py"
+    arguments = ["--model_name_or_path", unbroken, "--dataset_name", dataset, "--image_column_name", "photo_id"]
+    arguments += ["--output_file", tmp_path / "results.json", "--device", "cpu"]
+    result = subprocess.run(
+        [sys.executable, str(script), *map(str, arguments)], capture_output=True, text=True, cwd=REPOSITORY
+    )
+    assert result.returncode == 0, result.stderr
+    trained, evaluated = read_results_file(unbroken / "results.json"), read_results_file(tmp_path / "results.json")
+    for name in ("mean_iou", "mean_accuracy", "overall_accuracy", "loss", "per_category_iou", "protocol"):
+        assert evaluated[name] == trained[name], name
+    assert evaluated["dataset"] == trained["dataset"]
+    assert trained["mean_iou"] == history_of(unbroken)[-1]["eval_mean_iou"]
 
 
 @pytest.mark.slow
