@@ -2,7 +2,17 @@
 """
 Train Segmenter for semantic segmentation with transformers' `Trainer`.
 
-    python scripts/run_semantic_segmentation.py --dataset_name DATASET_FOLDER --output_dir outputs/model
+    python scripts/run_semantic_segmentation.py --model_name_or_path ade20k/seg_small_mask --dataset_name DATASET \\
+        --output_dir outputs/model
+    torchrun --nproc_per_node 8 scripts/run_semantic_segmentation.py ...
+    python scripts/run_semantic_segmentation.py arguments.json
+
+COST and RESULT of training from random initialisation on CamVid, with the exact command: in the card of the shipped
+checkpoint, segmenter_hf/checkpoints/camvid/README.md.
+
+The folder then holds the model, its image processor and code, results.json with what was measured and how, and the
+trainer's logs. Run again, the command goes on from the last complete checkpoint. Without --do_train and --do_eval it
+trains and evaluates; with --do_eval alone it only evaluates.
 """
 
 import sys
