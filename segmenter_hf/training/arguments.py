@@ -1,11 +1,14 @@
 """Arguments of the training scripts, with the names that transformers' example of semantic segmentation has."""
 
+import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import yaml
 from transformers import HfArgumentParser
 
 from ..data.label_names import find_label_names, load_label_names
@@ -161,6 +164,10 @@ class MethodArguments:
             raise ValueError(f"--class_balance must be from 0 (off) to 1, got {self.class_balance}.")
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, and descriptions as they are written."""
+
+
 def parse_arguments(run_type: type, description: str, arguments: Sequence[str] | None = None) -> tuple[Any, ...]:
     """
     Parses a command line, or the one JSON or YAML file that it names, with the recipe's values for what is not given.
@@ -176,7 +183,7 @@ def parse_arguments(run_type: type, description: str, arguments: Sequence[str] |
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     types = (ModelArguments, DataArguments, MethodArguments, run_type)
-    parser = HfArgumentParser(types, description=description)
+    parser = HfArgumentParser(types, description=description, formatter_class=HelpFormatter)
     if len(arguments) == 1 and arguments[0].endswith((".json", ".yaml", ".yml")):
         given = _read_file(arguments[0])
         recipe = decide_recipe(
@@ -219,10 +226,6 @@ def _refuse(error: Exception) -> int:
 
 
 def _read_file(name: str) -> dict[str, Any]:
-    import json
-
-    import yaml
-
     with open(name, encoding="utf-8") as file:
         given = json.load(file) if name.endswith(".json") else yaml.safe_load(file)
     if not isinstance(given, dict):
