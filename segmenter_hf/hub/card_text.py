@@ -18,7 +18,7 @@ from .card_facts import CITATIONS, DATASETS, IMAGENET_TERMS, PRETRAINED_WEIGHTS,
 from .markdown import bullets, code_block, paragraph
 from .result_protocol import ResultProtocol
 from .results import MEASURED, PUBLISHED, Result
-from .results_text import describe_input, format_results_table, write_classes, write_measurement
+from .results_text import describe_fingerprints, describe_input, format_results_table, write_classes, write_measurement
 
 
 PAPER = "[Segmenter](https://arxiv.org/abs/2105.05633) (Strudel, Garcia, Laptev, Schmid, ICCV 2021)"
@@ -258,8 +258,8 @@ def write_results(row: ReleasedCheckpoint, results: list[Result]) -> str:
         parts += ["Published with these weights, by the code that they are from:", format_results_table(published)]
     if measured:
         parts += ["Measured with the converted weights:", format_results_table(measured)]
-        parts += [write_measurement(result) for result in measured if result.command]
-        parts += [text for text in [write_classes(measured)] if text]
+        details = [paragraph(describe_fingerprints(measured)), *map(write_measurement, measured)]
+        parts += [text for text in [*details, write_classes(measured)] if text]
     is_assumed = published and row.source == "original" and protocol.shortest_edge < row.crop_size
     parts.append(
         paragraph(

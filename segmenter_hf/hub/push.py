@@ -11,7 +11,7 @@ import random
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import sleep
@@ -111,10 +111,12 @@ class ManifestEntry:
         return remote.blob_id == self.git_sha1
 
 
-def make_manifest(folder: Path) -> list[ManifestEntry]:
-    """The files of a folder, by their names."""
+def make_manifest(folder: Path, names: Collection[str] | None = None) -> list[ManifestEntry]:
+    """The files of a folder, or those of them that are named, by their names."""
     entries = []
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+    for path in sorted(folder.iterdir()):
+        if not path.is_file() or names is not None and path.name not in names:
+            continue
         size = path.stat().st_size
         sha256, git_sha1 = hashlib.sha256(), hashlib.sha1(f"blob {size}\0".encode())
         with path.open("rb") as file:
@@ -424,10 +426,21 @@ def push_folder(
     repo_id: str,
     manifest: list[ManifestEntry],
     tag: str | None = None,
-    private: bool = False,
+    private: bool | None = False,
+    title: str | None = None,
 ) -> list[ManifestEntry]:
     """
     Makes a repository with the contents of a folder, under a tag if one is given, as far as it is not there.
+
+    Args:
+        api (`HfApi`): The client.
+        folder (`Path`): Where the files are.
+        repo_id (`str`): The repository.
+        manifest (`list[ManifestEntry]`): Which files.
+        tag (`str`, *optional*): The tag.
+        private (`bool`, *optional*, defaults to `False`): Whether a new repository is private; `None` for what the
+            organisation has set.
+        title (`str`, *optional*): What the commit is called.
 
     Returns:
         What was uploaded.
@@ -447,7 +460,7 @@ def push_folder(
                 "is; pass --tag with a new one."
             )
         return []
-    title = "Upload the converted checkpoint" + (f" ({tag})" if tag else "")
+    title = title or "Upload the converted checkpoint" + (f" ({tag})" if tag else "")
     commit, uploaded = call_hub(f"Uploading {repo_id}", upload_differences, api, repo_id, folder, manifest, title)
     if tag is not None:
         # Last of all, so that what has the tag is complete.
@@ -474,15 +487,23 @@ def check_names(rows: list[ReleasedCheckpoint], org: str, tag: str):
         raise PushError(f"{tag!r} cannot be a tag. Take letters, digits, dots and dashes, as in v1.0, but not main.")
 
 
-def check_access(api: HfApi, org: str):
+def check_access(api: HfApi, org: str | None = None) -> str:
     """
-    Asks whose the token is, before anything is downloaded.
+    Asks whose the token is, before any work is done.
+
+    Args:
+        api (`HfApi`): The client.
+        org (`str`, *optional*): The organisation, or user, to write for. Default: the user.
+
+    Returns:
+        `str`: `org`, or the name of the user.
 
     Raises:
         AccessError: if the Hub does not know it, it may only read, or its owner does not belong to `org`.
     """
     account = call_hub("Logging in", api.whoami)
     names = [account["name"], *(organization["name"] for organization in account.get("orgs", []))]
+    org = org or names[0]
     if org not in names:
         raise AccessError(f"The token is that of {account['name']}, who is no member of {org}, but of: {names[1:]}.")
     if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
@@ -490,6 +511,7 @@ def check_access(api: HfApi, org: str):
             "The token may only read. Make one that may write (https://huggingface.co/settings/tokens), and log in "
             "with it by `hf auth login`, or set HF_TOKEN."
         )
+    return org
 
 
 def remove_leftovers(folder: Path):
@@ -615,11 +637,14 @@ def push_released(
 
 __all__ = [
     "AccessError",
+    "ManifestEntry",
     "Outcome",
     "PushError",
+    "check_access",
     "format_manifest",
     "make_manifest",
     "push_folder",
     "push_released",
     "write_documents",
+    "write_text",
 ]

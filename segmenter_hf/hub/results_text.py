@@ -112,15 +112,28 @@ def describe_input(protocol: ResultProtocol, resampling: str = "") -> str:
     return f"{resized}, then cut into windows of {sides}, {apart}"
 
 
-def describe_protocol(result: Result, device: str = "") -> str:
-    """How a figure was measured, in sentences."""
+def describe_fingerprints(results: Iterable[Result]) -> str:
+    """What tells the data of figures from others of the same name."""
+    known = dict.fromkeys(result.fingerprint for result in results if result.fingerprint)
+    return f"SHA-256 of the images and label maps: {', '.join(map(inline_code, known))}." if known else ""
+
+
+def describe_protocol(result: Result, device: str = "", further: Iterable[str] = ()) -> str:
+    """
+    How a figure was measured, as a paragraph.
+
+    Args:
+        result ([`Result`]): The figure.
+        device (`str`, *optional*): What it was measured on, in Markdown.
+        further (`Iterable[str]`, *optional*): Sentences to end with.
+    """
     protocol = result.protocol
     averaged = " Logits are averaged where windows overlap." if protocol.window_size is not None else ""
     scales = ""
     if protocol.is_multi_scale:
         ratios = ", ".join(f"{scale:g}" for scale in protocol.scales)
         flipped = ", each also flipped" if protocol.flip else ""
-        scales = f"That at {ratios} times this size{flipped}, whose probabilities are averaged."
+        scales = f"This is done at {ratios} times the size{flipped}, and the probabilities are averaged."
     counted = "" if protocol.ignore_index is None else f"Pixels with label {protocol.ignore_index} are not counted."
     excluded = ", ".join(map(inline_code, protocol.exclude_classes))
     settings = [
@@ -137,19 +150,20 @@ def describe_protocol(result: Result, device: str = "") -> str:
         counted,
         f"The mean leaves out {excluded}." if excluded else "",
         f"Measured with: {', '.join(settings)}." if settings else "",
-        f"SHA-256 of the images and label maps: `{result.fingerprint}`." if result.fingerprint else "",
+        *further,
     )
 
 
-def write_measurement(result: Result, device: str = "") -> str:
+def write_measurement(result: Result, device: str = "", further: Iterable[str] = ()) -> str:
     """How a figure was measured, with the command that did it if it is known."""
-    parts = [describe_protocol(result, device)]
+    parts = [describe_protocol(result, device, further)]
     if result.command:
         parts.append(code_block("bash", wrap_command(result.command)))
     return "\n\n".join(parts)
 
 
 __all__ = [
+    "describe_fingerprints",
     "describe_input",
     "describe_protocol",
     "format_percent",

@@ -1,0 +1,162 @@
+"""
+Pushes a folder that training wrote: the model, what it needs, its card and its figures. What else is in such a folder
+(checkpoints, states of optimisers, pickled arguments) stays where it is.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import huggingface_hub.constants
+from huggingface_hub import HfApi, ModelCard
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+from .names import HUB_TOKEN
+from .push import (
+    CARD_FILE,
+    CODE_MODULES,
+    LICENCE_FILE,
+    ManifestEntry,
+    PushError,
+    check_access,
+    make_manifest,
+    push_folder,
+    write_text,
+)
+
+
+CODE_FILES = {Path(module.__file__).name for module in CODE_MODULES}
+# What `Trainer`, the loop on accelerate and evaluation call their figures, the course of the run among them.
+FIGURES = re.compile(r"(\w+_)?results([_-][\w.-]+)?\.json|trainer_state\.json")
+DOCUMENTS = {CARD_FILE, LICENCE_FILE, "NOTICE"}
+COMMIT_MESSAGE = "Upload the trained model"
+
+
+def check_repository(repo_id: str, token: str | None = None, api: HfApi | None = None) -> str:
+    """
+    Whether a repository can be pushed to, as far as it can be told before training.
+
+    Args:
+        repo_id (`str`): `owner/name`, or the name alone for a repository of the user.
+        token (`str`, *optional*): Default: that of `hf auth login`, or HF_TOKEN.
+        api (`HfApi`, *optional*): The client. Default: one of the usual endpoint.
+
+    Returns:
+        `str`: `owner/name`.
+
+    Raises:
+        AccessError: if the token is missing, wrong, may only read, or is of no member of the owner.
+        PushError: if no repository can be called that, or the Hub cannot be reached.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise PushError(
+            f"{repo_id!r} cannot be the name of a repository on the Hub: {error} Pass another with --hub_model_id."
+        ) from error
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        raise PushError("HF_HUB_OFFLINE forbids to speak with the Hub. Unset it, or do not push.")
+    owner, _, name = repo_id.rpartition("/")
+    return f"{check_access(api or HfApi(token=token), owner or None)}/{name}"
+
+
+def save_card(card: ModelCard, folder: str | Path):
+    """Writes a card as README.md of a folder, which is complete or not there."""
+    write_text(Path(folder) / CARD_FILE, str(card))
+
+
+def list_trained_files(folder: str | Path) -> list[str]:
+    """
+    The files of a trained model's folder that belong into its repository.
+
+    Args:
+        folder (`str` or `Path`): What `--output_dir` named.
+
+    Returns:
+        `list[str]`: their names, sorted.
+
+    Raises:
+        PushError: if config, weights, image processor or the code that they name are missing, or a file that would be
+            read by the world holds a token of the Hub.
+    """
+    folder = Path(folder)
+    present = {path.name for path in folder.iterdir() if path.is_file()} if folder.is_dir() else set()
+    needed = {CONFIG_NAME, IMAGE_PROCESSOR_NAME}
+    if SAFE_WEIGHTS_NAME in present or SAFE_WEIGHTS_INDEX_NAME not in present:
+        needed.add(SAFE_WEIGHTS_NAME)
+    else:
+        index = _read_json(folder / SAFE_WEIGHTS_INDEX_NAME)
+        needed |= {SAFE_WEIGHTS_INDEX_NAME, *index.get("weight_map", {}).values()}
+    for name in (CONFIG_NAME, IMAGE_PROCESSOR_NAME):
+        if name in present:
+            needed |= _find_code(_read_json(folder / name).get("auto_map", {}))
+    missing = sorted(needed - present)
+    if missing:
+        raise PushError(f"{folder} is no folder of a trained model: it lacks {', '.join(missing)}. Train to the end.")
+    others = {name for name in present if name in CODE_FILES | DOCUMENTS or FIGURES.fullmatch(name)}
+    names = sorted(needed | others)
+    # Those that a command line may have got into.
+    for name in names:
+        if name.endswith((".json", ".md")) and HUB_TOKEN.search((folder / name).read_text("utf-8", "replace")):
+            raise PushError(f"{folder / name} holds a token of the Hub. Remove it, and revoke the token if it is out.")
+    return names
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PushError(f"{path} cannot be read: {error}. Train again, or copy it anew.") from error
+
+
+def _find_code(auto_map: dict) -> set[str]:
+    """The files whose classes load a model: `module.Class`, of an image processor one for each backend."""
+    references = [
+        reference
+        for entry in auto_map.values()
+        for reference in (entry.values() if isinstance(entry, dict) else [entry])
+    ]
+    # Of another repository there is nothing to push.
+    return {f"{reference.partition('.')[0]}.py" for reference in references if "--" not in reference}
+
+
+def push_trained(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    commit_message: str | None = None,
+    api: HfApi | None = None,
+) -> list[ManifestEntry]:
+    """
+    Brings a repository to the state of a trained model's folder, in one commit of what differs; in none, if nothing
+    does. A push that was interrupted continues when it is run again. Other files in the repository are left alone.
+
+    Args:
+        folder (`str` or `Path`): What `--output_dir` named.
+        repo_id (`str`): `owner/name`, or the name alone for a repository of the user. It is made if there is none.
+        private (`bool`, *optional*): Whether a new one is private. Default: what its owner has set.
+        token (`str`, *optional*): Default: that of `hf auth login`, or HF_TOKEN.
+        commit_message (`str`, *optional*): What the commit is called.
+        api (`HfApi`, *optional*): The client. Default: one of the usual endpoint.
+
+    Returns:
+        `list[ManifestEntry]`: the files that were uploaded.
+
+    Raises:
+        AccessError: if the Hub does not let the token do this.
+        PushError: if the folder is not complete, see [`list_trained_files`], or the Hub fails, too often where that
+            may pass.
+    """
+    folder = Path(folder)
+    names = list_trained_files(folder)
+    api = api or HfApi(token=token)
+    repo_id = check_repository(repo_id, api=api)
+    manifest = make_manifest(folder, names)
+    return push_folder(api, folder, repo_id, manifest, private=private, title=commit_message or COMMIT_MESSAGE)
+
+
+__all__ = ["check_repository", "list_trained_files", "push_trained", "save_card"]

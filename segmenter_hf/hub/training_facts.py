@@ -1,0 +1,101 @@
+"""How a model was trained, as data that its card puts into words."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """
+    What is known of a training run. The card says nothing of what is `None`.
+
+    Args:
+        recipe (`str`, *optional*): Name of the recipe.
+        recipe_title (`str`, *optional*): What it is, for readers.
+        is_from_scratch (`bool`, *optional*): Whether all weights were new.
+        split (`str`, *optional*): The split that was trained on.
+        num_images (`int`, *optional*): Its number of images.
+        num_epochs (`float`, *optional*): Passes over them.
+        num_steps (`int`, *optional*): Steps of the optimiser.
+        per_device_batch_size (`int`, *optional*): Crops of a process in a forward pass.
+        gradient_accumulation_steps (`int`, *optional*): Forward passes of a step.
+        num_processes (`int`, *optional*): Processes, each with a device.
+        optimizer (`str`, *optional*): Name of the optimiser.
+        optimizer_settings (`Mapping`, *optional*): Its settings by name, beside the following two.
+        learning_rate (`float`, *optional*): The largest learning rate.
+        weight_decay (`float`, *optional*): The weight decay.
+        max_grad_norm (`float`, *optional*): Norm that gradients were clipped to; 0 for none.
+        lr_scheduler (`str`, *optional*): How the learning rate decays.
+        lr_scheduler_settings (`Mapping`, *optional*): Settings of that by name.
+        warmup_steps (`float`, *optional*): Steps of warm-up; below 1, a share of all.
+        crop_height (`int`, *optional*): Height of training crops in pixels.
+        crop_width (`int`, *optional*): Their width.
+        min_scale (`float`, *optional*): Least random scale of images.
+        max_scale (`float`, *optional*): Largest random scale of images.
+        max_class_share (`float`, *optional*): Crops in which one class covers this share were drawn again.
+        horizontal_flip (`bool`, *optional*): Whether half of the crops were flipped.
+        photometric_distortion (`bool`, *optional*): Whether brightness, contrast, saturation and hue were changed.
+        class_balance (`float`, *optional*): The loss of each class was weighted by its frequency to minus this power.
+        lora_rank (`int`, *optional*): Rank of low-rank adapters, where those were trained and then merged.
+        lora_alpha (`float`, *optional*): Their scale, times the rank.
+        lora_target_modules (`Sequence[str]`, *optional*): Layers of the encoder that had one.
+        precision (`str`, *optional*): Such as `"float32"`, or `"bfloat16 autocast"`.
+        seed (`int`, *optional*): Of weights, order and augmentation.
+        hardware (`str`, *optional*): What it ran on.
+        train_seconds (`float`, *optional*): How long.
+        is_resumed (`bool`, *optional*): Whether it was interrupted, so that the time is that of the last part.
+        train_loss (`float`, *optional*): Mean loss over the run.
+        selected_by (`str`, *optional*): The figure on the evaluation split by which the saved weights were chosen
+            among checkpoints; `None` where they are the last ones.
+        versions (`Mapping[str, str]`, *optional*): Version of each package.
+        command (`str`, *optional*): What was run. The card leaves out what tells of the machine.
+    """
+
+    recipe: str | None = None
+    recipe_title: str | None = None
+    is_from_scratch: bool | None = None
+    split: str | None = None
+    num_images: int | None = None
+    num_epochs: float | None = None
+    num_steps: int | None = None
+    per_device_batch_size: int | None = None
+    gradient_accumulation_steps: int | None = None
+    num_processes: int | None = None
+    optimizer: str | None = None
+    optimizer_settings: Mapping[str, Any] | None = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    max_grad_norm: float | None = None
+    lr_scheduler: str | None = None
+    lr_scheduler_settings: Mapping[str, Any] | None = None
+    warmup_steps: float | None = None
+    crop_height: int | None = None
+    crop_width: int | None = None
+    min_scale: float | None = None
+    max_scale: float | None = None
+    max_class_share: float | None = None
+    horizontal_flip: bool | None = None
+    photometric_distortion: bool | None = None
+    class_balance: float | None = None
+    lora_rank: int | None = None
+    lora_alpha: float | None = None
+    lora_target_modules: Sequence[str] | None = None
+    precision: str | None = None
+    seed: int | None = None
+    hardware: str | None = None
+    train_seconds: float | None = None
+    is_resumed: bool | None = None
+    train_loss: float | None = None
+    selected_by: str | None = None
+    versions: Mapping[str, str] | None = None
+    command: str | None = None
+
+    @property
+    def effective_batch_size(self) -> int | None:
+        """Crops of a step: of a forward pass, times those accumulated, times processes."""
+        factors = (self.per_device_batch_size, self.gradient_accumulation_steps, self.num_processes)
+        return None if None in factors else factors[0] * factors[1] * factors[2]
+
+
+__all__ = ["TrainingFacts"]
