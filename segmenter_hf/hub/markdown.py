@@ -36,8 +36,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def escape(text: str) -> str:
     """Text of users, such as the name of a label, so that it reads as it is, in a cell of a table too."""
     text = re.sub(r"([\\`*\[\]<>|~&#])", r"\\\1", " ".join(text.split()))
-    # Within words they are no markup.
-    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
+    # Between letters they are no markup.
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
 
 
 def inline_code(text: str) -> str:

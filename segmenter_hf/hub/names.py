@@ -68,6 +68,7 @@ def hide_paths(command: str) -> str:
     'python scripts/train.py --dataset_name camvid --seed 0'
 
     ```"""
+    command = command.replace("\\\n", " ")
     try:
         words = shlex.split(command)
     # A quotation mark that is never closed.

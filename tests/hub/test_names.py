@@ -1,0 +1,118 @@
+"""Cards tell nothing of the user's disk but last parts of paths, and no secrets."""
+
+import doctest
+import shlex
+import subprocess
+
+import pytest
+
+import segmenter_hf.hub.names
+from segmenter_hf.hub.markdown import LINE_LENGTH
+from segmenter_hf.hub.names import base_name, hide_paths, is_hub_id, public_name, wrap_command
+
+
+def test_docstring_example():
+    results = doctest.testmod(segmenter_hf.hub.names)
+    assert results.attempted > 0 and results.failed == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("lab/camvid", True),
+        ("zhoubolei/scene_parse_150", True),
+        ("timm/vit_tiny_patch16_384.augreg_in21k_ft_in1k", True),
+        (None, False),
+        ("camvid", False),
+        ("/data/camvid", False),
+        ("./camvid", False),
+        ("../camvid", False),
+        ("~/camvid", False),
+        ("a/b/c", False),
+        ("C:\\data\\camvid", False),
+        ("weights/last.pth", False),
+        ("data/train.parquet", False),
+        ("timm:vit_tiny_patch16_384", False),
+        ("-lab/camvid", False),
+    ],
+)
+def test_ids_of_the_hub(name, expected):
+    assert is_hub_id(name) is expected
+
+
+def test_what_is_on_the_disk_is_no_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert is_hub_id("data/camvid")
+    (tmp_path / "data" / "camvid").mkdir(parents=True)
+    assert not is_hub_id("data/camvid")
+    assert public_name("data/camvid") == "camvid" and public_name("lab/camvid") == "lab/camvid"
+    monkeypatch.chdir(tmp_path / "data" / "camvid")
+    assert base_name(".") == "camvid" and base_name("..") == "data"
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [("/home/jane/data/", "data"), ("train.parquet", "train.parquet"), ("C:\\Users\\jane\\x y", "x y"), ("a/./", "a")],
+)
+def test_last_part_of_a_path(path, expected):
+    assert base_name(path) == expected
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("/opt/jane/.venv/bin/python -m x", "python -m x"),
+        ("python scripts/run.py --output_dir outputs/model", "python scripts/run.py --output_dir outputs/model"),
+        ("run --data /home/jane/camvid --flag", "run --data camvid --flag"),
+        ("run --data=/home/jane/camvid", "run --data=camvid"),
+        ("run --data '/home/jane doe/my data'", "run --data 'my data'"),
+        ("run --data ../../jane/camvid ~/cam ~jane/vid file:///home/jane/x", "run --data camvid cam vid x"),
+        ("run --labels './labels.json' a/b", "run --labels ./labels.json a/b"),
+        ("run C:\\\\Users\\\\jane\\\\data", "run data"),
+        ("run --url https://host.org/a/b", "run --url https://host.org/a/b"),
+        ("run \\\n    --data /home/jane/x", "run --data x"),
+        ("run --ratio 1/2 --either and/or", "run --ratio 1/2 --either and/or"),
+        ("""run --k '{"cache": "/home/jane doe/c", "power": 0.9}'""", """run --k '{"cache": "c", "power": 0.9}'"""),
+        ("run --list /a/b,/c/d", "run --list d"),
+        ("HF_HOME=/home/jane/hf run", "HF_HOME=hf run"),
+    ],
+)
+def test_paths_are_hidden(command, expected):
+    assert hide_paths(command) == expected
+
+
+TOKEN = "hf_" + "aB3" * 11
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (f"run --hub_token {TOKEN} --seed 0", "run --seed 0"),
+        (f"run --hub_token={TOKEN} --seed 0", "run --seed 0"),
+        ("run --token secret", "run"),
+        ("run --token --seed 0", "run --seed 0"),
+        ("run --api-key secret --wandb_api_key secret x", "run x"),
+        (f"HF_TOKEN={TOKEN} WANDB_API_KEY=secret run", "run"),
+        (f"run --anything {TOKEN}", "run --anything hf_..."),
+        ("run --num_tokens 5 --tokenizer x", "run --num_tokens 5 --tokenizer x"),
+    ],
+)
+def test_secrets_are_left_out(command, expected):
+    shown = hide_paths(command)
+    assert shown == expected and "secret" not in shown and TOKEN not in shown
+
+
+def test_command_that_no_shell_reads_is_shown_all_the_same():
+    assert shlex.split(hide_paths("run 'a /home/jane/b")) == ["run", "'a", "b"]
+
+
+def test_long_commands_are_wrapped_as_a_shell_reads_them():
+    command = "python scripts/run.py --names 'a b' c " + " ".join(f"--flag_{index} value" for index in range(30))
+    wrapped = wrap_command(command)
+    assert "\n" in wrapped and max(map(len, wrapped.splitlines())) <= LINE_LENGTH
+    script = wrapped.replace("python", "printf '%s\\n'", 1)
+    read = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout
+    assert read.splitlines() == shlex.split(command)[1:]
+    for line in wrapped.splitlines()[1:]:
+        assert line.startswith("    --flag_"), "a flag stays with its value"
+    assert wrap_command("python run.py") == "python run.py"
