@@ -174,14 +174,13 @@ def list_stale(folder: str | Path) -> list[Path]:
     """The files of results and cards that are missing, stale, or of no released checkpoint."""
     folder = Path(folder)
     documents = make_documents(folder)
-    stale = [
-        file
-        for file, text in documents.items()
-        # As bytes, since reading as text would take other line endings for the same.
-        if not file.is_file() or file.read_bytes() != text.encode()
-    ]
     present = [*folder.glob("*.md"), *(folder / "results").glob("*.json")]
-    return sorted([*stale, *(file for file in present if file not in documents)])
+    return sorted([*_find_stale(documents), *(file for file in present if file not in documents)])
+
+
+def _find_stale(documents: Mapping[Path, str]) -> list[Path]:
+    # As bytes, since reading as text would take other line endings for the same.
+    return [file for file, text in documents.items() if not file.is_file() or file.read_bytes() != text.encode()]
 
 
 def write_documents(folder: str | Path) -> list[Path]:
@@ -193,7 +192,7 @@ def write_documents(folder: str | Path) -> list[Path]:
         `list[Path]`: the files that were written.
     """
     documents = make_documents(folder)
-    written = [file for file in list_stale(folder) if file in documents]
+    written = sorted(_find_stale(documents))
     for file in written:
         _write(file, documents[file])
     return written
