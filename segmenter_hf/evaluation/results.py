@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -121,8 +122,13 @@ def make_results(
 
 
 def describe_command(arguments: Sequence[str] | None = None) -> str:
-    """The command line of this process, to be read and pasted."""
+    """The command line of this process, to be read and pasted; without tokens, which are nobody's business."""
     script, *arguments = sys.argv if arguments is None else arguments
+    arguments = [
+        argument
+        for before, argument in zip([None, *arguments], arguments, strict=False)
+        if not any(re.match(r"--(hub_)?token\b", each or "") for each in (before, argument))
+    ]
     # A script by its place in the repository, wherever that is.
     script = os.path.join(*Path(script).parts[-2:]) if os.path.isabs(script) else script
     return shlex.join(["python", script, *arguments])

@@ -15,8 +15,8 @@ from ..data.label_names import find_label_names, load_label_names
 from .recipes import RECIPES, Recipe, choose_recipe
 
 
-class SetupError(ValueError):
-    """What keeps a run from starting. The message is meant for the user."""
+class TrainingError(ValueError):
+    """What keeps a run from starting, or its model from the Hub. The message is meant for the user."""
 
 
 @dataclass
@@ -213,7 +213,7 @@ def run_script(run_type: type, description: str, train: Callable[..., Any]) -> i
         return _refuse(error)
     try:
         train(*parsed)
-    except SetupError as error:
+    except TrainingError as error:
         return _refuse(error)
     return 0
 
@@ -259,7 +259,7 @@ __all__ = [
     "DataArguments",
     "MethodArguments",
     "ModelArguments",
-    "SetupError",
+    "TrainingError",
     "decide_recipe",
     "parse_arguments",
     "run_script",

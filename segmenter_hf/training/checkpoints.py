@@ -12,7 +12,7 @@ from pathlib import Path
 
 from transformers.trainer import TRAINER_STATE_NAME
 
-from .arguments import SetupError
+from .arguments import TrainingError
 
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ def decide_checkpoint(resume_from_checkpoint: str | bool | None, output_dir: str
     the output folder; for `False` none.
 
     Raises:
-        SetupError: if there is none, although one is asked for.
+        TrainingError: if there is none, although one is asked for.
     """
     wish = str(resume_from_checkpoint).lower()
     if wish == "false":
@@ -34,12 +34,14 @@ def decide_checkpoint(resume_from_checkpoint: str | bool | None, output_dir: str
     if wish in ("none", "true"):
         checkpoint = find_last_checkpoint(output_dir)
         if checkpoint is None and wish == "true":
-            raise SetupError(f"--resume_from_checkpoint: {output_dir} has no complete checkpoint. Leave the flag out.")
+            raise TrainingError(
+                f"--resume_from_checkpoint: {output_dir} has no complete checkpoint. Leave the flag out."
+            )
     else:
         checkpoint = Path(resume_from_checkpoint)
         problem = find_problem(checkpoint)
         if problem is not None:
-            raise SetupError(f"--resume_from_checkpoint {checkpoint} is no complete checkpoint ({problem}).")
+            raise TrainingError(f"--resume_from_checkpoint {checkpoint} is no complete checkpoint ({problem}).")
     if checkpoint is not None:
         logger.info("Resuming from %s.", checkpoint)
     return checkpoint

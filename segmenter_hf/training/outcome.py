@@ -1,40 +1,70 @@
-"""What a training run leaves beside the model: its figures."""
+"""What a training run leaves beside the model: its figures, its card, and all of it on the Hub."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
-from ..evaluation.results import fingerprint, make_results, write_results
-from .arguments import DataArguments
+from ..evaluation.results import describe_command, describe_device, fingerprint, make_results, write_results
+from ..hub.push import PushError
+from ..hub.push_trained import check_repository, push_trained, save_card
+from ..hub.trained_card import make_trained_card
+from ..hub.training_facts import TrainingFacts
+from .arguments import DataArguments, MethodArguments, ModelArguments, TrainingError
+from .recipes import Recipe
 from .setup import TrainingSetup
 
 
 RESULTS_NAME = "results.json"
 
 
-def record_results(
-    evaluation: dict[str, Any],
-    setup: TrainingSetup,
-    data_args: DataArguments,
-    output_dir: str | Path,
-    window_batch_size: int,
-    autocast_dtype: torch.dtype | None,
-    device: torch.device,
-    num_processes: int,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Run:
     """
-    Writes what the last evaluation measured as the evaluation script would, into `results.json` of the output folder.
+    What is known of a run when it begins.
 
     Args:
-        evaluation (`dict`): What [`evaluate_sliding_window`] returned.
-        setup ([`TrainingSetup`]): Model, image processor and data of the run.
-
-    The other arguments are those of the run.
+        model_args, data_args, method_args, recipe, setup: Those that it was started with.
+        args (`TrainingArguments` or `AccelerateArguments`): The script's own.
+        device (`torch.device`): Of the first process.
+        num_processes (`int`): Their number.
+        autocast_dtype (`torch.dtype`, *optional*): Of autocast, in training and in its evaluation.
     """
+
+    model_args: ModelArguments
+    data_args: DataArguments
+    method_args: MethodArguments
+    recipe: Recipe
+    setup: TrainingSetup
+    args: Any
+    device: torch.device
+    num_processes: int
+    autocast_dtype: torch.dtype | None
+
+
+def record(
+    run: Run,
+    model: PreTrainedModel,
+    evaluation: dict[str, Any],
+    training: TrainingFacts | None,
+    repo_id: str | None = None,
+) -> dict[str, Any]:
+    """
+    Writes `results.json`, as the evaluation script would, and the card into the output folder.
+
+    Args:
+        run ([`Run`]): The run.
+        model ([`SegmenterForSemanticSegmentation`]): What was saved.
+        evaluation (`dict`): What [`evaluate_sliding_window`] returned for it.
+        training ([`TrainingFacts`], *optional*): How it was trained; `None` where the run only evaluated.
+        repo_id (`str`, *optional*): The repository that the model is pushed to.
+    """
+    setup, data_args, output_dir = run.setup, run.data_args, Path(run.args.output_dir)
     results = make_results(
         evaluation,
-        model_name=str(output_dir),
+        model_name=run.args.output_dir,
         id2label=setup.data.id2label,
         image_processor=setup.image_processor,
         dataset={
@@ -43,14 +73,122 @@ def record_results(
             "split": data_args.validation_split,
             "fingerprint": fingerprint(setup.eval_dataset, setup.data.image_column, setup.data.annotation_column),
         },
-        ignore_index=setup.model.config.semantic_loss_ignore_index,
-        window_batch_size=window_batch_size,
-        autocast_dtype=autocast_dtype,
-        device=device,
-        num_processes=num_processes,
+        ignore_index=model.config.semantic_loss_ignore_index,
+        window_batch_size=run.args.per_device_eval_batch_size,
+        autocast_dtype=run.autocast_dtype,
+        device=run.device,
+        num_processes=run.num_processes,
     )
-    write_results(results, Path(output_dir) / RESULTS_NAME)
+    write_results(results, output_dir / RESULTS_NAME)
+    if training is None:
+        return results
+    card = make_trained_card(
+        model.config,
+        setup.image_processor,
+        [results],
+        training=training,
+        base_model=run.model_args.model_name_or_path,
+        dataset_name=data_args.dataset_name,
+        repo_id=repo_id,
+        num_parameters=model.num_parameters(),
+    )
+    save_card(card, output_dir)
     return results
 
 
-__all__ = ["RESULTS_NAME", "record_results"]
+def describe_training(
+    run: Run,
+    *,
+    num_steps: int,
+    num_epochs: float,
+    warmup_steps: float,
+    train_seconds: float,
+    is_resumed: bool,
+    train_loss: float | None = None,
+    selected_by: str | None = None,
+) -> TrainingFacts:
+    """What the card says of the training; see [`TrainingFacts`]."""
+    args, data_args, method_args = run.args, run.data_args, run.method_args
+    crop_size = run.setup.image_processor.crop_size
+    optimizer = str(getattr(args.optim, "value", args.optim))
+    settings = {"betas": [args.adam_beta1, args.adam_beta2], "eps": args.adam_epsilon} if "adam" in optimizer else {}
+    options = dict(option.split("=") for option in (args.optim_args or "").replace(" ", "").split(",") if option)
+    lora = {}
+    if method_args.use_peft:
+        lora = {
+            "lora_rank": method_args.lora_r,
+            "lora_alpha": method_args.lora_alpha,
+            "lora_target_modules": method_args.lora_target_modules,
+        }
+    return TrainingFacts(
+        recipe=run.recipe.name,
+        recipe_title=run.recipe.title,
+        is_from_scratch=run.model_args.model_name_or_path is None,
+        split=data_args.train_split,
+        num_images=len(run.setup.train_dataset),
+        num_epochs=num_epochs,
+        num_steps=num_steps,
+        per_device_batch_size=args.per_device_train_batch_size,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        num_processes=run.num_processes,
+        optimizer=optimizer,
+        optimizer_settings={**settings, **options},
+        learning_rate=args.learning_rate,
+        weight_decay=args.weight_decay,
+        max_grad_norm=args.max_grad_norm,
+        lr_scheduler=str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
+        lr_scheduler_settings=args.lr_scheduler_kwargs or None,
+        warmup_steps=warmup_steps,
+        crop_height=crop_size.height,
+        crop_width=crop_size.width,
+        min_scale=data_args.min_scale,
+        max_scale=data_args.max_scale,
+        max_class_share=data_args.max_class_share,
+        horizontal_flip=True,
+        photometric_distortion=data_args.photometric_distortion,
+        class_balance=method_args.class_balance or None,
+        precision="float32" if run.autocast_dtype is None else f"{str(run.autocast_dtype)[6:]} autocast",
+        seed=args.seed,
+        hardware=describe_device(torch.device(run.device)),
+        train_seconds=train_seconds,
+        is_resumed=is_resumed,
+        train_loss=train_loss,
+        selected_by=selected_by,
+        versions={"torch": torch.__version__},
+        command=describe_command(),
+        **lora,
+    )
+
+
+def choose_repository(args: Any) -> str | None:
+    """
+    The repository that a run will push to, if it will, as `owner/name`; checked before the run has cost anything.
+
+    Raises:
+        TrainingError: without a token that may write it.
+    """
+    if not args.push_to_hub:
+        return None
+    try:
+        return check_repository(args.hub_model_id or Path(args.output_dir).absolute().name, args.hub_token)
+    except PushError as error:
+        raise TrainingError(f"--push_to_hub: {error}") from error
+
+
+def push(args: Any, repo_id: str):
+    """
+    Pushes the output folder.
+
+    Raises:
+        TrainingError: if that fails; the message says how to go on.
+    """
+    try:
+        push_trained(args.output_dir, repo_id, private=args.hub_private_repo, token=args.hub_token)
+    except PushError as error:
+        raise TrainingError(
+            f"The model is in {args.output_dir}, but not in {repo_id}: {error} The same command goes on from its last "
+            "checkpoint, and pushes again."
+        ) from error
+
+
+__all__ = ["RESULTS_NAME", "Run", "choose_repository", "describe_training", "push", "record"]

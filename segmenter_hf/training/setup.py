@@ -24,7 +24,7 @@ from ..data.loading import SegmentationData, load_segmentation_data
 from ..image_processing_pil_segmenter import SegmenterImageProcessingMixin, reduce_labels
 from ..image_processing_segmenter import SegmenterImageProcessor
 from ..modeling_segmenter import SegmenterForSemanticSegmentation, patch_grid
-from .arguments import DataArguments, MethodArguments, ModelArguments, SetupError
+from .arguments import DataArguments, MethodArguments, ModelArguments, TrainingError
 from .recipes import Recipe
 from .samples import TrainingDataset
 
@@ -69,12 +69,12 @@ def prepare(
     Loads, checks and builds all that a run needs. The state of torch's random numbers decides on new weights.
 
     Raises:
-        SetupError: if data, labels, sizes or weights do not fit; the message says what to change.
+        TrainingError: if data, labels, sizes or weights do not fit; the message says what to change.
     """
     try:
         return _prepare(model_args, data_args, method_args, recipe, seed, do_train)
     except ValueError as error:
-        raise SetupError(str(error)) from error
+        raise TrainingError(str(error)) from error
 
 
 def _prepare(

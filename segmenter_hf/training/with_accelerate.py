@@ -22,7 +22,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from ..evaluation.protocol import evaluate_sliding_window
 from .arguments import DataArguments, MethodArguments, ModelArguments
 from .checkpoints import decide_checkpoint, replacing_files
-from .outcome import record_results
+from .outcome import Run, choose_repository, describe_training, push, record
 from .recipes import Recipe, announce
 from .samples import EpochSampler
 from .setup import TrainingSetup, prepare
@@ -349,7 +349,7 @@ def train(
     processor and figures there.
 
     Raises:
-        SetupError: if arguments, data and weights do not fit together, before any work.
+        TrainingError: if arguments, data and weights do not fit together, before any work.
     """
     accelerator = Accelerator(
         gradient_accumulation_steps=args.gradient_accumulation_steps,
@@ -369,6 +369,7 @@ def train(
     )
 
     checkpoint = decide_checkpoint(args.resume_from_checkpoint, args.output_dir)
+    repo_id = choose_repository(args)
     set_seed(args.seed)
     setup = prepare(model_args, data_args, method_args, recipe, args.seed)
     # Again, as `Trainer` does once it has the model.
@@ -378,21 +379,29 @@ def train(
         accelerator.init_trackers("semantic_segmentation", {"recipe": recipe.name, "batch_size": batch_size})
     start_time = time.time()
     loop.run(checkpoint)
-    logger.info("Trained in %.0f s.", time.time() - start_time)
+    train_seconds = time.time() - start_time
+    logger.info("Trained in %.0f s.", train_seconds)
     if method_args.use_peft:
         loop.model = loop.unwrapped_model.merge_and_unload()
     loop.evaluate()
     loop.save()
     if accelerator.is_main_process:
-        record_results(
-            loop.last_evaluation,
-            setup,
-            data_args,
-            args.output_dir,
-            args.per_device_eval_batch_size,
-            loop.evaluation_dtype,
-            accelerator.device,
-            accelerator.num_processes,
+        run = Run(
+            *(model_args, data_args, method_args, recipe, setup, args),
+            device=accelerator.device,
+            num_processes=accelerator.num_processes,
+            autocast_dtype=loop.evaluation_dtype,
         )
+        facts = describe_training(
+            run,
+            num_steps=loop.state.global_step,
+            num_epochs=loop.state.epoch,
+            warmup_steps=args.num_warmup_steps,
+            train_seconds=train_seconds,
+            is_resumed=checkpoint is not None,
+        )
+        record(run, loop.unwrapped_model, loop.last_evaluation, facts, repo_id)
+        if repo_id is not None:
+            push(args, repo_id)
     accelerator.end_training()
     return loop

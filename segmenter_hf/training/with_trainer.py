@@ -5,9 +5,9 @@ import logging
 import transformers
 from transformers import TrainingArguments, set_seed
 
-from .arguments import DataArguments, MethodArguments, ModelArguments, SetupError
+from .arguments import DataArguments, MethodArguments, ModelArguments, TrainingError
 from .checkpoints import decide_checkpoint, replacing_files
-from .outcome import record_results
+from .outcome import Run, choose_repository, describe_training, push, record
 from .recipes import Recipe, announce
 from .setup import prepare
 from .trainer import SegmentationTrainer, evaluation_dtype
@@ -30,14 +30,14 @@ def set_up_logging(is_main_process: bool, level: int = logging.INFO):
 def check_arguments(training_args: TrainingArguments, method_args: MethodArguments):
     """
     Raises:
-        SetupError: for what would fail after the work.
+        TrainingError: for what would fail after the work.
     """
     if training_args.load_best_model_at_end and training_args.metric_for_best_model == "loss":
         # `Trainer`'s default, where a user who asks for the best model means the metric of the task.
         training_args.metric_for_best_model = "mean_iou"
         training_args.greater_is_better = True
     if method_args.use_peft and (training_args.fsdp or training_args.deepspeed):
-        raise SetupError("--use_peft is for models that fit each process: leave out --fsdp and --deepspeed.")
+        raise TrainingError("--use_peft is for models that fit each process: leave out --fsdp and --deepspeed.")
 
 
 def train(
@@ -52,7 +52,7 @@ def train(
     model, image processor and figures there. With `do_eval` and not `do_train`, only evaluates.
 
     Raises:
-        SetupError: if arguments, data and weights do not fit together, before any work.
+        TrainingError: if arguments, data and weights do not fit together, before any work.
     """
     set_up_logging(training_args.process_index == 0)
     check_arguments(training_args, method_args)
@@ -67,16 +67,19 @@ def train(
             training_args.learning_rate,
         )
 
-    checkpoint = None
+    checkpoint = repo_id = None
     if not only_evaluates:
+        repo_id = choose_repository(training_args)
         checkpoint = decide_checkpoint(training_args.resume_from_checkpoint, training_args.output_dir)
     set_seed(training_args.seed)
     setup = prepare(model_args, data_args, method_args, recipe, training_args.seed, do_train=not only_evaluates)
 
-    # `Trainer` would drop columns that are not arguments of the model, of samples that have no columns.
+    # At the end, with the figures: not by `Trainer`, which pushes whatever is in the folder at each checkpoint.
+    training_args.push_to_hub = False
+    # It would drop columns that are not arguments of the model, of samples that have no columns.
     training_args.remove_unused_columns = False
+    # Every parameter gets a gradient in each step.
     if training_args.ddp_find_unused_parameters is None:
-        # Every parameter gets a gradient in each step.
         training_args.ddp_find_unused_parameters = False
     trainer = SegmentationTrainer(
         model=setup.model,
@@ -88,29 +91,49 @@ def train(
         annotation_column=setup.data.annotation_column,
         class_weights=setup.class_weights,
     )
+    run = Run(
+        *(model_args, data_args, method_args, recipe, setup, training_args),
+        device=training_args.device,
+        num_processes=training_args.world_size,
+        autocast_dtype=evaluation_dtype(training_args),
+    )
+    facts = None
     if not only_evaluates:
         result = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+        facts = describe_training(
+            run,
+            num_steps=trainer.state.global_step,
+            num_epochs=trainer.state.epoch,
+            warmup_steps=training_args.warmup_steps,
+            train_seconds=result.metrics["train_runtime"],
+            is_resumed=checkpoint is not None,
+            # Of a resumed run, it is that of the last part over all steps.
+            train_loss=result.metrics["train_loss"] if checkpoint is None else None,
+            selected_by=training_args.metric_for_best_model if training_args.load_best_model_at_end else None,
+        )
         if method_args.use_peft:
             trainer.model = trainer.model_wrapped = trainer.model.merge_and_unload()
-        with replacing_files(training_args.output_dir, training_args.should_save) as folder:
-            trainer.accelerator.wait_for_everyone()
-            trainer.save_model(str(folder), _internal_call=True)
+        save_model(trainer)
         trainer.log_metrics("train", result.metrics)
         trainer.save_metrics("train", result.metrics)
     metrics = trainer.evaluate()
-    trainer.save_state()
-    if trainer.is_world_process_zero():
-        record_results(
-            trainer.last_evaluation,
-            setup,
-            data_args,
-            training_args.output_dir,
-            training_args.eval_batch_size,
-            evaluation_dtype(training_args),
-            training_args.device,
-            training_args.world_size,
-        )
     # Of classes that do not occur there is no figure to print.
     trainer.log_metrics("eval", {name: value for name, value in metrics.items() if value is not None})
     trainer.save_metrics("eval", metrics)
+    trainer.save_state()
+    if trainer.is_world_process_zero():
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        record(run, model, trainer.last_evaluation, facts, repo_id)
+        if repo_id is not None:
+            push(training_args, repo_id)
+    trainer.accelerator.wait_for_everyone()
     return trainer
+
+
+def save_model(trainer: SegmentationTrainer):
+    """Writes model and image processor into the output folder, whole also where each process has a part."""
+    if trainer.is_fsdp_enabled:
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+    with replacing_files(trainer.args.output_dir, trainer.args.should_save) as folder:
+        trainer.accelerator.wait_for_everyone()
+        trainer.save_model(str(folder), _internal_call=True)

@@ -70,6 +70,8 @@ def test_other_files_are_refused(tmp_path, results):
 def test_commands_can_be_pasted_and_name_no_machine():
     arguments = ["/home/me/segmenter_hf/scripts/evaluate.py", "--labels", "my labels.json"]
     assert describe_command(arguments) == "python scripts/evaluate.py --labels 'my labels.json'"
+    secrets = ["--hub_token", "hf_secret", "--token=hf_secret", "--split", "test"]
+    assert describe_command(["scripts/evaluate.py", *secrets]) == "python scripts/evaluate.py --split test"
     assert describe_command(["scripts/evaluate.py"]) == "python scripts/evaluate.py"
 
 

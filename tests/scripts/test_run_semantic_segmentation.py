@@ -14,13 +14,15 @@ import pytest
 import torch
 from datasets import Dataset, Features
 from datasets import Image as ImageFeature
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline
 
 from segmenter_hf.evaluation.results import read_results_file
 
-from ..common import REPOSITORY
+from ..common import CODE_FILES, REPOSITORY
 from ..data.datasets_on_disk import make_image
+from ..hub.hub_server import HubServer, client_environment
 
 
 SCRIPTS = {
@@ -273,6 +275,34 @@ def test_memory_and_speed_flags(kind, dataset, unbroken, tmp_path):
         assert torch.linalg.matrix_rank(weights[name] - before[name], rtol=1e-3) <= 2
     assert "decoder.class_embeddings" in changed
     assert AutoModelForSemanticSegmentation.from_pretrained(tmp_path).config.num_labels == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", list(SCRIPTS))
+def test_pushes_the_model_with_a_card_of_what_was_measured(kind, dataset, tmp_path):
+    folder = tmp_path / "segmenter-bright"
+    arguments = command(kind, dataset, folder, 2, "--push_to_hub", NAMES[kind]["save"], 1)
+    with HubServer(organizations=("lab",)) as server:
+        environment = client_environment(server.endpoint, None, tmp_path / "home")
+        result = subprocess.run(arguments, capture_output=True, text=True, cwd=REPOSITORY, env=environment)
+        assert result.returncode == 2, "without a token"
+        assert "error: --push_to_hub: " in result.stderr.strip().splitlines()[-1]
+        assert not folder.exists(), "before any work"
+
+        environment = client_environment(server.endpoint, "hf_write", tmp_path / "home")
+        arguments += ["--hub_model_id", "lab/segmenter-bright"]
+        result = subprocess.run(arguments, capture_output=True, text=True, cwd=REPOSITORY, env=environment)
+        assert result.returncode == 0, result.stderr
+        files = server.files("lab/segmenter-bright")
+    results = read_results_file(folder / "results.json")
+    assert files.keys() >= CODE_FILES | {"config.json", "model.safetensors", "results.json", "trainer_state.json"}
+    assert not [name for name in files if "checkpoint" in name or name.endswith((".bin", ".pt", ".pth", ".pkl"))]
+    assert files["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+    card = ModelCard(files["README.md"].decode())
+    (figure,) = card.data.eval_results
+    assert figure.metric_value == pytest.approx(100 * results["mean_iou"], abs=0.01)
+    assert "lab/segmenter-bright" in card.text and "`from_scratch`" in card.text
+    assert str(tmp_path) not in files["README.md"].decode()
 
 
 @pytest.mark.slow

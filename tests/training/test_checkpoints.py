@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from segmenter_hf.training.arguments import SetupError
+from segmenter_hf.training.arguments import TrainingError
 from segmenter_hf.training.checkpoints import decide_checkpoint, find_last_checkpoint, replacing_files
 
 
@@ -64,11 +64,11 @@ def test_files_are_replaced_only_when_all_are_written(tmp_path):
 def test_which_checkpoint_is_resumed(tmp_path):
     assert decide_checkpoint(None, tmp_path) is None
     for wish in ("True", True):
-        with pytest.raises(SetupError, match="has no complete checkpoint"):
+        with pytest.raises(TrainingError, match="has no complete checkpoint"):
             decide_checkpoint(wish, tmp_path)
     first, last = (write_checkpoint(tmp_path, step) for step in (10, 20))
     assert decide_checkpoint(None, tmp_path) == decide_checkpoint("true", tmp_path) == last
     assert decide_checkpoint(str(first), tmp_path) == first
     assert decide_checkpoint("False", tmp_path) is None
-    with pytest.raises(SetupError, match="missing is no complete checkpoint"):
+    with pytest.raises(TrainingError, match="missing is no complete checkpoint"):
         decide_checkpoint(str(tmp_path / "missing"), tmp_path)
