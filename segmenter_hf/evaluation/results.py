@@ -124,10 +124,11 @@ def make_results(
 def describe_command(arguments: Sequence[str] | None = None) -> str:
     """The command line of this process, to be read and pasted; without tokens, which are nobody's business."""
     script, *arguments = sys.argv if arguments is None else arguments
+    flag = re.compile(r"--(hub[_-])?token")
     arguments = [
         argument
-        for before, argument in zip([None, *arguments], arguments, strict=False)
-        if not any(re.match(r"--(hub_)?token\b", each or "") for each in (before, argument))
+        for before, argument in zip(["", *arguments], arguments, strict=False)
+        if not flag.fullmatch(before) and not flag.fullmatch(argument.partition("=")[0])
     ]
     # A script by its place in the repository, wherever that is.
     script = os.path.join(*Path(script).parts[-2:]) if os.path.isabs(script) else script
