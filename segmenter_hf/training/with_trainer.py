@@ -58,6 +58,7 @@ def train(
     check_arguments(training_args, method_args)
     # `TrainingArguments` sets `do_eval` itself for evaluation during training.
     only_evaluates = training_args.do_eval and not training_args.do_train and training_args.eval_strategy == "no"
+    checkpoint = repo_id = None
     if not only_evaluates:
         announce(
             recipe,
@@ -66,9 +67,6 @@ def train(
             training_args.world_size,
             training_args.learning_rate,
         )
-
-    checkpoint = repo_id = None
-    if not only_evaluates:
         repo_id = choose_repository(training_args)
         checkpoint = decide_checkpoint(training_args.resume_from_checkpoint, training_args.output_dir)
     set_seed(training_args.seed)
