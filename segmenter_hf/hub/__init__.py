@@ -1,1 +1,1 @@
-"""Repositories of the released checkpoints on the Hub: their model cards, their contents, and the push."""
+"""Repositories on the Hub, of released checkpoints and of models that users train: cards, contents, and the push."""

@@ -5,7 +5,9 @@ part, and of secrets nothing.
 
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
@@ -87,6 +89,22 @@ def hide_paths(command: str) -> str:
     return shlex.join(shown)
 
 
+def hide_paths_in_results(results: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    What an evaluation measured, without what tells of the machine, to be published as it is.
+
+    Args:
+        results (`Mapping`): What [`~segmenter_hf.evaluation.results.make_results`] returned.
+    """
+    dataset, command = results["dataset"], results["command"]
+    return {
+        **results,
+        "model": public_name(results["model"]),
+        "dataset": {**dataset, "name": public_name(dataset["name"])},
+        "command": None if command is None else hide_paths(command),
+    }
+
+
 def _hide_paths_in_word(word: str) -> str:
     flag, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
     value = value.removeprefix("file://")
@@ -112,4 +130,4 @@ def wrap_command(command: str) -> str:
     return " \\\n".join(lines)
 
 
-__all__ = ["HUB_TOKEN", "base_name", "hide_paths", "is_hub_id", "public_name", "wrap_command"]
+__all__ = ["HUB_TOKEN", "base_name", "hide_paths", "hide_paths_in_results", "is_hub_id", "public_name", "wrap_command"]

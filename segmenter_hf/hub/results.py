@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from ..conversion.released import ReleasedCheckpoint
-
-# Of the multi-scale protocols of both sources: segm/data/ade20k.py and its siblings, MMSegmentation's tools/test.py.
 from ..evaluation.protocol import MULTI_SCALES
 from .card_facts import DATASETS, SOURCES
 from .names import hide_paths
@@ -173,7 +171,10 @@ def published_results(row: ReleasedCheckpoint) -> list[Result]:
             dataset={"type": dataset.type, "name": dataset.name},
             split="validation",
             protocol=ResultProtocol(
-                **asdict(row.protocol), scales=MULTI_SCALES if multi_scale else (1.0,), flip=multi_scale
+                # Scales of both sources: segm/data/ade20k.py, and `--aug-test` of MMSegmentation's tools/test.py.
+                **asdict(row.protocol),
+                scales=MULTI_SCALES if multi_scale else (1.0,),
+                flip=multi_scale,
             ),
             kind=PUBLISHED,
             source={"name": name, "url": source.results_url},

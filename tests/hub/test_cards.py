@@ -12,7 +12,6 @@ import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from huggingface_hub.utils import validate_repo_id
-from PIL import Image
 
 import segmenter_hf.hub.cards
 from segmenter_hf import SegmenterImageProcessorPil
@@ -29,7 +28,10 @@ from segmenter_hf.hub.results import (
     results_file,
     update_results,
 )
-from tests.common import REPOSITORY, run_python, tiny_config
+from segmenter_hf.hub.results import measured_result as measured_result_of
+from tests.common import REPOSITORY, tiny_config
+from tests.hub.cards import check_tidy, code_blocks, run_snippets
+from tests.hub.evaluations import evaluate_released
 
 
 FOLDER = REPOSITORY / "model_cards"
@@ -47,10 +49,6 @@ def by_repo_name(rows):
 
 def load_card(row) -> ModelCard:
     return ModelCard.load(FOLDER / f"{row.repo_name}.md")
-
-
-def code_blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
 
 
 def measured_result(row, value_percent: float = 37.9, **changes) -> Result:
@@ -189,6 +187,26 @@ def test_published_and_measured_figures_never_share_an_entry(row):
         assert "No figure has been measured" not in card.text
 
 
+def test_measured_figures_are_told_with_how_they_were_measured():
+    row = find_released("cityscapes/seg_large_mask")
+    single = measured_result_of(row, evaluate_released(row))
+    several = measured_result_of(row, evaluate_released(row, multi_scale=True))
+    half = dataclasses.replace(single, protocol=dataclasses.replace(single.protocol, dtype="bfloat16"))
+    card = make_card(row, [*published_results(row), single, half, several], f"{ORGANIZATION}/{row.repo_name}")
+    check_tidy(card.text)
+    assert single.fingerprint in card.text and single.command in card.text
+    names = [result.metric_name for result in card.data.eval_results if result.metric_args["kind"] == MEASURED]
+    assert names == [
+        "mIoU (single scale), dtype float32",
+        "mIoU (single scale), dtype bfloat16",
+        "mIoU (multi-scale + flip)",
+    ]
+    assert [result.metric_name for result in card.data.eval_results][:2] == [
+        "mIoU (single scale)",
+        "mIoU (multi-scale + flip)",
+    ]
+
+
 def test_no_figures_are_said_to_be_none():
     card = load_card(find_released("cityscapes/seg_large_linear"))
     assert card.data.eval_results is None
@@ -302,22 +320,7 @@ def test_card_states_what_readers_need(row):
 
 @by_repo_name(ROWS)
 def test_markdown_is_tidy(row):
-    text = load_card(row).text
-    assert text.count("```") % 2 == 0 and "  \n" not in text and "\n\n\n" not in text
-    assert str(REPOSITORY) not in text and "/work" not in text and "/home" not in text
-    for line in text.splitlines():
-        # A table's row and an address cannot be wrapped.
-        assert len(line) <= 119 or line.startswith("| ") or " " not in line.strip("- "), line
-    for link in re.findall(r"\]\(([^)]*)\)|<(http[^>]*)>", text):
-        assert re.fullmatch(r"https?://[\w.-]+(/\S*)?", link[0] or link[1]), link
-    # A line that is wrapped must not begin like a heading, an item of a list or a quotation.
-    prose = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
-    for block in prose.strip().split("\n\n"):
-        is_list = block.startswith("- ")
-        for line in block.splitlines()[1:]:
-            if not (is_list and line.startswith("- ")):
-                assert line.startswith("  ") is is_list, line
-                assert not re.match(r"(#|[-+*>] |\d+[.)] )", line.strip()), line
+    check_tidy(load_card(row).text)
 
 
 @by_repo_name(ROWS)
@@ -357,32 +360,6 @@ def make_tiny_repository(row, hf_home):
     (repository / "refs" / TAG).write_text(commit)
 
 
-def run_snippets(rows, folder) -> dict[str, list[str]]:
-    """Runs each snippet of each card, without this package, and returns what each printed and logged."""
-    for row in rows:
-        make_tiny_repository(row, folder / "hf_home")
-    Image.new("RGB", (75, 50), "white").save(folder / "photo.jpg")
-    snippets = {row.repo_name: code_blocks(load_card(row).text, "python") for row in rows}
-    (folder / "snippets.json").write_text(json.dumps(snippets))
-    run_python(
-        "import contextlib, io, json, traceback\n"
-        "outputs = {}\n"
-        "with open('snippets.json') as file:\n"
-        "    snippets = json.load(file)\n"
-        "for name, codes in snippets.items():\n"
-        "    outputs[name] = []\n"
-        "    for code in codes:\n"
-        "        with contextlib.redirect_stdout(io.StringIO()) as output:\n"
-        "            exec(compile(code, name, 'exec'), {'__name__': '__main__'})\n"
-        "        outputs[name].append(output.getvalue())\n"
-        "with open('outputs.json', 'w') as file:\n"
-        "    json.dump(outputs, file)\n",
-        cwd=folder,
-        with_package=False,
-    )
-    return json.loads((folder / "outputs.json").read_text())
-
-
 def check_outputs(row, outputs):
     first, second = outputs
     if row.is_encoder:
@@ -399,7 +376,10 @@ def check_outputs(row, outputs):
 
 @pytest.mark.slow
 def test_snippets_of_all_cards_run(tmp_path):
-    outputs = run_snippets(ROWS, tmp_path)
+    for row in ROWS:
+        make_tiny_repository(row, tmp_path / "hf_home")
+    snippets = {row.repo_name: code_blocks(load_card(row).text, "python") for row in ROWS}
+    outputs = run_snippets(snippets, tmp_path)
     for row in ROWS:
         check_outputs(row, outputs[row.repo_name])
 

@@ -8,7 +8,7 @@ import pytest
 
 import segmenter_hf.hub.names
 from segmenter_hf.hub.markdown import LINE_LENGTH
-from segmenter_hf.hub.names import base_name, hide_paths, is_hub_id, public_name, wrap_command
+from segmenter_hf.hub.names import base_name, hide_paths, hide_paths_in_results, is_hub_id, public_name, wrap_command
 
 
 def test_docstring_example():
@@ -100,6 +100,17 @@ TOKEN = "hf_" + "aB3" * 11
 def test_secrets_are_left_out(command, expected):
     shown = hide_paths(command)
     assert shown == expected and "secret" not in shown and TOKEN not in shown
+
+
+def test_results_are_fit_to_be_published(single, tmp_path):
+    command = f"python {tmp_path}/evaluate.py --dataset_name {tmp_path}/data"
+    private = single | {"model": f"{tmp_path}/best", "command": command}
+    private["dataset"] = single["dataset"] | {"name": f"{tmp_path}/data"}
+    shown = hide_paths_in_results(private)
+    assert str(tmp_path) in str(private) and str(tmp_path) not in str(shown)
+    expected = {"model": "best", "command": "python evaluate.py --dataset_name data", "dataset": single["dataset"]}
+    assert shown == single | expected
+    assert hide_paths_in_results(single | {"model": "lab/best"})["model"] == "lab/best"
 
 
 def test_command_that_no_shell_reads_is_shown_all_the_same():

@@ -1,0 +1,451 @@
+"""Cards of trained models: they say what was given and nothing else, and nothing of the user's machine."""
+
+import copy
+import dataclasses
+import doctest
+import re
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
+
+import segmenter_hf.hub.trained_card
+from segmenter_hf import SegmenterConfig, SegmenterForSemanticSegmentation, SegmenterImageProcessorPil
+from segmenter_hf.hub.trained_card import TrainingFacts, make_trained_card
+from tests.common import tiny_config
+from tests.hub.cards import check_tidy, code_blocks, run_snippets
+from tests.hub.evaluations import NAMES, PROCESSOR_SETTINGS, evaluate, make_examples
+
+
+IMAGE_PROCESSOR = SegmenterImageProcessorPil(**PROCESSOR_SETTINGS)
+TOKEN = "hf_" + "aB3" * 11
+
+FACTS = TrainingFacts(
+    recipe="finetune",
+    recipe_title="fine-tuning on a data set of one's own",
+    split="train",
+    num_images=367,
+    num_epochs=106.5,
+    num_steps=4900,
+    per_device_batch_size=4,
+    gradient_accumulation_steps=3,
+    num_processes=2,
+    optimizer="adamw_torch",
+    optimizer_settings={"betas": [0.9, 0.99], "eps": 1e-8, "nesterov": "true", "steps": 160_000},
+    learning_rate=8e-4,
+    weight_decay=0.05,
+    max_grad_norm=1.0,
+    lr_scheduler="polynomial",
+    lr_scheduler_settings={"power": 0.9},
+    warmup_steps=0.05,
+    crop_height=24,
+    crop_width=32,
+    min_scale=0.5,
+    max_scale=2.0,
+    max_class_share=0.75,
+    horizontal_flip=True,
+    photometric_distortion=True,
+    class_balance=0.5,
+    lora_rank=16,
+    lora_alpha=32,
+    lora_target_modules=["q_proj", "v_proj"],
+    precision="bfloat16 autocast",
+    seed=3,
+    hardware="2 CPU cores",
+    train_seconds=5520.0,
+    is_resumed=True,
+    train_loss=0.4123,
+    selected_by="mean_iou",
+    versions={"torch": "2.14.0"},
+    command="python scripts/run_semantic_segmentation.py --output_dir outputs/model",
+)
+
+
+def metadata_of(card: ModelCard) -> dict:
+    return yaml.safe_load(str(card).split("---\n", 2)[1])
+
+
+def words_of(card: ModelCard) -> str:
+    return " ".join(card.text.split())
+
+
+def section(card: ModelCard, heading: str) -> str:
+    return card.text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
+def test_docstring_example():
+    results = doctest.testmod(segmenter_hf.hub.trained_card)
+    assert results.attempted > 0 and results.failed == 0
+
+
+# Metadata
+
+
+def test_metadata(model, single, several):
+    card = make_trained_card(
+        model.config,
+        IMAGE_PROCESSOR,
+        [single, several],
+        training=FACTS,
+        base_model="lab/pretrained",
+        dataset_name="lab/scenes",
+        repo_id="me/segmenter-scenes",
+        license="apache-2.0",
+        language="en",
+        tags=["mine", "vision"],
+    )
+    metadata = metadata_of(card)
+    (index,) = metadata.pop("model-index")
+    assert metadata == {
+        "base_model": "lab/pretrained",
+        "datasets": ["lab/scenes"],
+        "language": ["en"],
+        "library_name": "transformers",
+        "license": "apache-2.0",
+        "metrics": ["mean_iou"],
+        "pipeline_tag": "image-segmentation",
+        "tags": ["vision", "semantic-segmentation", "segmenter", "custom_code", "mine"],
+    }
+    assert index["name"] == "segmenter-scenes"
+    (entry,) = index["results"]
+    assert entry["task"]["type"] == "image-segmentation"
+    assert entry["dataset"] == {"name": "data", "type": "data", "config": "default", "split": "validation"}
+    metrics = [(metric["type"], metric["name"], metric["value"]) for metric in entry["metrics"]]
+    assert metrics == [
+        ("mean_iou", "mIoU (single scale)", pytest.approx(100 * single["mean_iou"], abs=1e-4)),
+        ("mean_iou", "mIoU (multi-scale + flip)", pytest.approx(100 * several["mean_iou"], abs=1e-4)),
+    ]
+    for metric in entry["metrics"]:
+        assert type(metric["value"]) is float and metric["args"]["unit"] == "percent"
+        assert metric["args"]["window_size"] == {"height": 24, "width": 32}
+        assert metric["args"]["window_stride"] == {"height": 12, "width": 16}
+    front_matter = str(card).split("---\n", 2)[1]
+    assert not re.search(r"null|\.nan|verified|!!python", front_matter)
+
+
+def test_card_survives_loading_and_saving(model, single, several, tmp_path):
+    card = make_trained_card(model.config, IMAGE_PROCESSOR, [single, several], training=FACTS, license="mit")
+    card.save(tmp_path / "README.md")
+    again = ModelCard.load(tmp_path / "README.md")
+    assert str(again) == str(card) == str(ModelCard(str(again)))
+    model_index = again.data.to_dict()["model-index"]
+    assert eval_results_to_model_index(*model_index_to_eval_results(model_index)) == model_index
+
+
+def test_data_of_the_same_name_are_not_merged(model, single):
+    """Two folders of one name, and a data set of several configurations."""
+    other = evaluate(model, examples=make_examples(3), name="/elsewhere/data")
+    configured = evaluate(model, name="lab/scenes", config_name="small")
+    results = [single | {"dataset": single["dataset"] | {"name": "/here/data"}}, other, configured]
+    entries = metadata_of(make_trained_card(model.config, IMAGE_PROCESSOR, results))["model-index"][0]["results"]
+    assert [entry["dataset"]["type"] for entry in entries] == ["data", "data", "lab/scenes"]
+    prints = [results[index]["dataset"]["fingerprint"][:12] for index in (0, 1)]
+    configs = [f"default ({prints[0]})", f"default ({prints[1]})", "small"]
+    assert [entry["dataset"]["config"] for entry in entries] == configs
+    assert all(len(entry["metrics"]) == 1 for entry in entries)
+
+
+def test_protocols_of_one_kind_are_told_apart(model, single):
+    half = evaluate(model, autocast_dtype=torch.bfloat16)
+    card = make_trained_card(model.config, IMAGE_PROCESSOR, [single, half])
+    names = [result.metric_name for result in card.data.eval_results]
+    assert names == ["mIoU (single scale), dtype float32", "mIoU (single scale), dtype bfloat16"]
+    assert "| class | IoU, percent (single scale), dtype float32 | IoU, percent (single scale), dtype b" in card.text
+
+
+def test_same_figure_twice_is_refused(model, single):
+    with pytest.raises(ValueError, match="2 results are of the same data, data, and the same protocol. Keep one."):
+        make_trained_card(model.config, IMAGE_PROCESSOR, [single, single | {"mean_iou": 0.5}])
+
+
+def test_without_results_the_card_says_so(model):
+    card = make_trained_card(model.config, IMAGE_PROCESSOR)
+    assert section(card, "Results").strip() == "No figure has been measured."
+    assert "Mean IoU" not in card.text and card.data.eval_results is None and "model-index" not in str(card)
+    assert "No licence was stated" in card.text and "license" not in metadata_of(card)
+    assert "\n## Training\n" not in card.text
+
+
+def test_no_labelled_pixel_is_no_figure(model):
+    unlabelled = evaluate(model, examples=make_examples(1, [255]))
+    assert unlabelled["mean_iou"] is None
+    card = make_trained_card(model.config, IMAGE_PROCESSOR, [unlabelled])
+    assert "No pixel is labelled on `data`, split `validation`: there is no figure of it." in words_of(card)
+    assert "No figure has been measured." in card.text and "model-index" not in str(card)
+
+
+def test_figures_of_another_model_are_refused(single):
+    config = tiny_config(id2label=dict(enumerate(["sky", "road", "car"])))
+    with pytest.raises(ValueError, match=r"4 classes, which are not the 3 of this model \(unknown: never seen\)"):
+        make_trained_card(config, IMAGE_PROCESSOR, [single])
+
+
+@pytest.mark.parametrize("dataset", [None, {}, {"name": "data"}, {"name": None, "split": "test"}, "data"])
+def test_figures_of_unknown_data_are_refused(dataset, model, single):
+    with pytest.raises(ValueError, match="Results must name their `dataset` and its `split`"):
+        make_trained_card(model.config, IMAGE_PROCESSOR, [single | {"dataset": dataset}])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"license": "My Licence"}, "`license` must be an identifier of the Hub, such as apache-2.0"),
+        ({"repo_id": "not a name"}, "Repo id must"),
+        ({"base_model": "lab/x", "training": TrainingFacts(is_from_scratch=True)}, "from scratch and from lab/x"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused(arguments, message, model):
+    with pytest.raises(ValueError, match=message):
+        make_trained_card(model.config, IMAGE_PROCESSOR, **arguments)
+
+
+# Origins
+
+
+@pytest.mark.parametrize(
+    ("base_model", "base_id", "words"),
+    [
+        ("lab/pretrained", "lab/pretrained", "from [`lab/pretrained`](https://huggingface.co/lab/pretrained)."),
+        # Released checkpoints, whose names look like ids of the Hub.
+        ("ade20k/seg_tiny_mask", None, "from the released checkpoint `ade20k/seg_tiny_mask` of the [original"),
+        ("segmenter_vit-t_mask_8x1_512x512_160k_ade20k", None, "`segmenter_vit-t_mask_8x1_512x512_160k_ade20k` of "
+         "[MMSegmentation]"),
+        ("vit_tiny_patch16_384", "timm/vit_tiny_patch16_384.augreg_in21k_ft_in1k", "AugReg"),
+        ("/home/jane/runs/best", None, "from the weights `best`, which were given as a file or folder."),
+        ("outputs/last.pth", None, "from the weights `last.pth`"),
+    ],
+)  # fmt: skip
+def test_where_training_started(base_model, base_id, words, model):
+    card = make_trained_card(model.config, IMAGE_PROCESSOR, base_model=base_model, training=FACTS)
+    assert metadata_of(card).get("base_model") == base_id
+    assert words in words_of(card)
+    assert "beside what the weights that it started from knew" in words_of(card)
+
+
+def test_released_weights_are_cited_and_their_licence_is_told(model):
+    card = make_trained_card(model.config, IMAGE_PROCESSOR, base_model="segmenter_vit-t_mask_8x1_512x512_160k_ade20k")
+    for key in ("strudel2021segmenter", "mmseg2020", "steiner2021augreg"):
+        assert section(card, "Citation").count(key) == 1
+    assert "started from, which are licensed under Apache-2.0 have terms" in words_of(card)
+    card = make_trained_card(model.config, IMAGE_PROCESSOR, base_model="facebook/deit-base-distilled-patch16-384")
+    assert "touvron2021training" in section(card, "Citation")
+    card = make_trained_card(model.config, IMAGE_PROCESSOR)
+    assert section(card, "Citation").count("@") == 1
+
+
+def test_random_initialisation(model):
+    card = make_trained_card(model.config, IMAGE_PROCESSOR, training=TrainingFacts(is_from_scratch=True))
+    assert "- Start: from random initialisation." in card.text and "base_model" not in metadata_of(card)
+    assert "and nothing else." in words_of(card) and "started from" not in words_of(card)
+
+
+def test_nothing_of_the_machine_is_told(model, tmp_path):
+    data, weights = tmp_path / "jane" / "scenes", tmp_path / "jane" / "runs" / "best"
+    data.mkdir(parents=True)
+    command = f"{tmp_path}/bin/python {tmp_path}/run.py --dataset_name {data} --hub_token {TOKEN} --cache={tmp_path}/x"
+    results = [evaluate(model, name=str(data), command=command) | {"model": str(weights)}]
+    card = make_trained_card(
+        model.config,
+        IMAGE_PROCESSOR,
+        results,
+        training=dataclasses.replace(FACTS, command=f"{command} --model {weights}"),
+        base_model=str(weights),
+        dataset_name=str(data),
+    )
+    text = str(card)
+    assert str(tmp_path) not in text and "jane" not in text and TOKEN not in text
+    assert "python run.py --dataset_name scenes --cache=x --model best" in text
+    assert "trained on `scenes`" in text and "datasets" not in metadata_of(card)
+    dataset = metadata_of(card)["model-index"][0]["results"][0]["dataset"]
+    assert (dataset["name"], dataset["type"]) == ("scenes", "scenes")
+
+
+# Text
+
+
+def test_title_is_the_papers_where_the_sizes_are():
+    titles = {
+        "Seg-S-Mask/16": {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536},
+        "Seg-B/8": {"patch_size": 8, "decoder_type": "linear"},
+        "Seg-B-DeiT-Mask/16": {"use_distillation_token": True},
+        "Segmenter-Mask/16": {"num_hidden_layers": 8},
+    }
+    for title, settings in titles.items():
+        config = SegmenterConfig(**settings)
+        assert make_trained_card(config, IMAGE_PROCESSOR).text.strip().startswith(f"# {title}\n")
+    card = make_trained_card(config, IMAGE_PROCESSOR, dataset_name="lab/scenes")
+    assert "# Segmenter-Mask/16, trained on lab/scenes\n" in card.text
+
+
+def test_model_is_described(model):
+    card = make_trained_card(model.config, IMAGE_PROCESSOR, num_parameters=model.num_parameters())
+    words = " ".join(section(card, "Model").split())
+    assert "width 32, 2 layers, 4 heads, patches of 8 x 8 pixels." in words
+    assert "mask transformer of 1 layers, width 24, 3 heads" in words
+    assert f"{model.num_parameters():,} parameters." in words
+    assert (
+        "scaled to -1..1 (mean and standard deviation 0.5), resized bilinearly with antialiasing until the short"
+        in words
+    )
+    assert "windows of 24 x 32 (height x width), 12 apart down and 16 across. Images below the window" in words
+    settings = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6], "resample": 3, "do_resize": True}
+    words = words_of(make_trained_card(model.config, SegmenterImageProcessorPil(**settings)))
+    assert "normalised by mean (0.1, 0.2, 0.3) and standard deviation (0.4, 0.5, 0.6), resized bicubically" in words
+    assert "and seen as a whole." in words and "overlapping windows" not in words
+
+
+def test_labels_and_what_0_and_255_mean(model):
+    words = words_of(make_trained_card(model.config, IMAGE_PROCESSOR))
+    assert "Labels: 4, as `config.json` names them: 0 `sky`, 1 `road`, 2 `car`, 3 `never seen`." in words
+    assert "0 is `sky`, and 255, which is ignored and never predicted, what has no label." in words
+
+    reducing = SegmenterImageProcessorPil(**PROCESSOR_SETTINGS, do_reduce_labels=True)
+    words = words_of(make_trained_card(model.config, reducing))
+    assert "store 0 for what has none of these labels, and the label plus 1 for the rest" in words
+    assert "0 and 255 are ignored" in words
+
+    binary = tiny_config(num_labels=1, decoder_type="linear", id2label={0: "background", 1: "cell"})
+    words = words_of(make_trained_card(binary, IMAGE_PROCESSOR))
+    assert "There is one logit for each pixel, whose sigmoid is the probability of `cell`." in words
+    assert "0 is `background`" in words
+    many = tiny_config(num_labels=150)
+    assert "Labels: 150, with their names in `config.json`." in words_of(make_trained_card(many, IMAGE_PROCESSOR))
+
+
+def test_results_are_told_with_their_protocol(model, single, several):
+    card = make_trained_card(model.config, IMAGE_PROCESSOR, [single, several], dataset_name="/x/data")
+    check_tidy(card.text)
+    introduction = " ".join(card.text.partition("## Use")[0].split())
+    figures = [f"{100 * each['mean_iou']:.2f}".removesuffix("0") for each in (single, several)]
+    assert f"**{figures[0]} percent** (single scale), **{figures[1]} percent** (multi-scale + flip)." in introduction
+    results = section(card, "Results")
+    for figure, scales, flip in zip(figures, ("1", "0.5, 0.75, 1, 1.25, 1.5, 1.75"), ("no", "yes"), strict=True):
+        assert f"| {figure} | {scales} | {flip} | 32 / 128 | 24 x 32 | 12 x 16 | 2 images, segmenter_hf " in results
+    words = " ".join(results.split())
+    assert single["dataset"]["fingerprint"] in words and "Pixels with label 255 are not counted." in words
+    for each in (single, several):
+        assert f"mean accuracy {100 * each['mean_accuracy']:.2f}".removesuffix("0") in words
+        assert f"loss {each['loss']:.4g}." in words
+    assert code_blocks(results, "bash") == [f"{single['command']}\n"] * 2
+    for name in NAMES:
+        ious = [each["per_category_iou"][name] for each in (single, several)]
+        cells = ["-" if iou is None else f"{100 * iou:.2f}".removesuffix("0") for iou in ious]
+        assert f"| {name} | {cells[0]} | {cells[1]} |" in results
+
+
+def test_command_of_the_training_is_not_repeated(model):
+    results = evaluate(model, command=FACTS.command)
+    card = make_trained_card(model.config, IMAGE_PROCESSOR, [results], training=FACTS)
+    assert card.text.count(FACTS.command) == 1 and FACTS.command in section(card, "Training")
+    assert "The command is that of the training below." in words_of(card)
+
+
+def test_limits_name_what_was_never_found_or_measured(model, single):
+    figures = {"sky": 0.5, "road": 0.0, "car": None, "never seen": None}
+    card = make_trained_card(model.config, IMAGE_PROCESSOR, [single | {"per_category_iou": figures}])
+    words = " ".join(section(card, "Limits and biases").split())
+    assert "Its IoU is 0 for `road`." in words
+    assert "nor are predicted there: `car`, `never seen`." in words
+    card = make_trained_card(model.config, IMAGE_PROCESSOR)
+    assert "IoU" not in section(card, "Limits and biases")
+
+
+def test_training_is_told(model, single):
+    card = make_trained_card(model.config, IMAGE_PROCESSOR, [single], training=FACTS, dataset_name="lab/scenes")
+    check_tidy(card.text)
+    words = " ".join(section(card, "Training").split())
+    for fact in (
+        "Recipe: `finetune`, fine-tuning on a data set of one's own.",
+        "Data: [`lab/scenes`](https://huggingface.co/datasets/lab/scenes), split `train`, 367 images.",
+        "Length: 4,900 steps, or 106.5 epochs.",
+        "Batch: 24 crops a step (4 on a device x 3 accumulated x 2 processes).",
+        "`adamw_torch` (betas `[0.9, 0.99]`, eps 1e-8, nesterov `true`, steps 160000), learning rate 0.0008, weight "
+        "decay 0.05, gradients clipped at norm 1.",
+        "Schedule: `polynomial` (power 0.9), 5 percent of all steps of warm-up.",
+        "random scale from 0.5 to 2, random crops of 24 x 32 pixels (height x width), drawn again where one class "
+        "covers 75 percent, horizontal flips, photometric distortion.",
+        "ignores label 255, with each class weighted by its frequency to the power of -0.5.",
+        "Low-rank adapters (LoRA) of rank 16, alpha 32 on `q_proj`, `v_proj` of the encoder, merged into the weights.",
+        "Precision: bfloat16 autocast.",
+        "Seed: 3.",
+        "Hardware and time: 2 CPU cores, 92 min since it was last resumed.",
+        "Mean training loss: 0.4123.",
+        "Versions: torch 2.14.0.",
+    ):
+        assert fact in words
+    assert code_blocks(section(card, "Training"), "bash") == [f"{FACTS.command}\n"]
+    assert "chosen among checkpoints by `mean_iou` on the evaluation split" in words_of(card)
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(TrainingFacts)])
+def test_what_is_not_known_is_not_told(name, model, single):
+    facts = dataclasses.replace(FACTS, is_from_scratch=True)
+    without = dataclasses.replace(facts, **{name: None})
+    settings = {"dataset_name": "lab/scenes"}
+    card, less = (
+        make_trained_card(model.config, IMAGE_PROCESSOR, [single], training=each, **settings)
+        for each in (facts, without)
+    )
+    assert len(less.text) < len(card.text), f"{name} does not show"
+    assert "None" not in less.text
+    check_tidy(less.text)
+
+
+def test_settings_that_are_off(model):
+    facts = TrainingFacts(max_grad_norm=0.0, warmup_steps=0, photometric_distortion=False, max_class_share=1.0,
+                          class_balance=0.0, crop_height=8, crop_width=8)  # fmt: skip
+    words = words_of(make_trained_card(model.config, IMAGE_PROCESSOR, training=facts))
+    assert "gradients not clipped" in words and "no steps of warm-up" in words
+    assert "no photometric distortion" in words and "drawn again" not in words and "weighted" not in words
+    config = tiny_config(drop_path_rate=0.1, decoder_dropout_prob=0.2)
+    words = words_of(make_trained_card(config, IMAGE_PROCESSOR, training=facts))
+    assert "stochastic depth of up to 0.1 in the encoder, dropout 0.2 in the decoder." in words
+
+
+def test_names_of_users_cannot_change_the_card(single):
+    names = ["sky|cloud", "<script>alert(1)</script>", "```", "---\n# heading", "__background__"]
+    ious = dict.fromkeys(names, 0.25)
+    evaluation = copy.deepcopy(single) | {"per_category_iou": ious}
+    evaluation["dataset"] |= {"name": "/x/a|b `c`\n## d", "split": "val|`"}
+    config = tiny_config(id2label=dict(enumerate(names)))
+    card = make_trained_card(config, IMAGE_PROCESSOR, [evaluation], dataset_name=evaluation["dataset"]["name"])
+    assert str(ModelCard(str(card))) == str(card)
+    assert metadata_of(card)["model-index"][0]["results"][0]["dataset"]["name"] == "a|b `c`\n## d"
+    headings = re.findall(r"^#+ .*", card.text, flags=re.MULTILINE)
+    assert headings[1:] == [
+        *("## Use", "## Model", "## Results", "## Training"),
+        *("## Limits and biases", "## Licences and credits", "## Citation"),
+    ]
+    rows = [line for line in card.text.splitlines() if line.endswith("| 25.0 |")]
+    assert len(rows) == 5 and all(len(re.findall(r"(?<!\\)\|", row)) == 3 for row in rows)
+    # Code, in a sentence or not, ends at as many backticks as it began with.
+    prose = re.sub(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)", "", card.text, flags=re.DOTALL)
+    assert "<script>" not in prose and r"\<script\>" in prose
+
+
+# Snippets
+
+
+@pytest.mark.slow
+def test_snippets_run(tmp_path):
+    """Of a repository, as it is in the cache after a download, and of a folder."""
+    repository = tmp_path / "hf_home" / "hub" / "models--lab--trained"
+    snapshot = repository / "snapshots" / ("0123456789" * 4)
+    model = SegmenterForSemanticSegmentation(tiny_config(id2label=dict(enumerate(NAMES))))
+    for folder in (snapshot, tmp_path / "path" / "to" / "this" / "folder"):
+        model.save_pretrained(folder)
+        IMAGE_PROCESSOR.save_pretrained(folder)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(snapshot.name)
+    snippets = {
+        str(repo_id): code_blocks(make_trained_card(model.config, IMAGE_PROCESSOR, repo_id=repo_id).text, "python")
+        for repo_id in ("lab/trained", None)
+    }
+    assert "revision" not in str(snippets)
+    outputs = run_snippets(snippets, tmp_path)
+    for first, second in outputs.values():
+        segments = [line.rpartition(" (") for line in first.splitlines()]
+        assert segments and all(label in NAMES and size == "75, 50)" for label, _, size in segments)
+        assert set(eval(second)) == {label for label, _, _ in segments}
