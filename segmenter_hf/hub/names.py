@@ -34,13 +34,13 @@ def is_hub_id(name: str | None) -> bool:
     Whether a name is that of a repository on the Hub, `owner/name`, and not of something on this disk. The Hub is not
     asked: a path that is wrong may look like an id.
     """
-    if name is None or name.count("/") != 1 or Path(name).suffix.lower() in FILE_SUFFIXES or Path(name).exists():
+    if name is None or name.count("/") != 1 or Path(name).suffix.lower() in FILE_SUFFIXES:
         return False
     try:
         validate_repo_id(name)
     except HFValidationError:
         return False
-    return True
+    return not Path(name).exists()
 
 
 def base_name(name: str) -> str:

@@ -34,6 +34,7 @@ def test_docstring_example():
         ("data/train.parquet", False),
         ("timm:vit_tiny_patch16_384", False),
         ("-lab/camvid", False),
+        ("lab/" + "x" * 5000, False),
     ],
 )
 def test_ids_of_the_hub(name, expected):
