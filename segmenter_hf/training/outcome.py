@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..evaluation.results import describe_command, describe_device, fingerprint, make_results, write_results
+from ..hub.names import hide_paths_in_results
 from ..hub.push import PushError
 from ..hub.push_trained import check_repository, push_trained, save_card
 from ..hub.trained_card import make_trained_card
@@ -79,6 +80,8 @@ def record(
         device=run.device,
         num_processes=run.num_processes,
     )
+    # It may be pushed: where things are on this machine concerns nobody else.
+    results = hide_paths_in_results(results)
     write_results(results, output_dir / RESULTS_NAME)
     if training is None:
         return results
