@@ -14,11 +14,13 @@ Classes that do not occur are null. The same as training's own evaluation gives,
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 import segmenter_hf
 from segmenter_hf.evaluation.command import EvaluationError, evaluate
+from segmenter_hf.evaluation.protocol import ExampleError
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -80,8 +82,10 @@ def main() -> int:
     args = parse_arguments()
     try:
         evaluate(args)
-    except EvaluationError as error:
-        print(f"evaluate_semantic_segmentation.py: error: {' '.join(str(error).split())}", file=sys.stderr)
+    except (EvaluationError, ExampleError) as error:
+        # What all processes find, the first says; of an example, only the one knows that was to score it.
+        if isinstance(error, ExampleError) or int(os.environ.get("RANK", 0)) == 0:
+            print(f"evaluate_semantic_segmentation.py: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
 

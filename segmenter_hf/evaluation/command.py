@@ -19,7 +19,7 @@ from .results import fingerprint, make_results, write_results
 
 
 class EvaluationError(ValueError):
-    """What keeps a model from being scored. The message is meant for the user."""
+    """What keeps a model from being scored, in all processes alike. The message is meant for the user."""
 
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
@@ -31,10 +31,13 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         args (`argparse.Namespace`): As the script parses them.
 
     Raises:
-        EvaluationError: if model, image processor and data do not fit together, before the evaluation.
+        EvaluationError: if arguments, model, image processor and data do not fit together, before the evaluation.
+        ExampleError: if an image cannot be scored, in the process that was to.
     """
     state = PartialState(cpu=args.device == "cpu")
     try:
+        check_arguments(args)
+        device = find_device(args.device or state.device)
         model, image_processor = load_model(args)
         data = load_segmentation_data(
             args.dataset_name,
@@ -57,10 +60,14 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             ignore_index=model.config.semantic_loss_ignore_index,
             do_reduce_labels=image_processor.do_reduce_labels,
         )
+        # What cannot be read or written should fail now, not after the work.
+        data_fingerprint = None
+        if state.is_main_process:
+            data_fingerprint = fingerprint(examples, data.image_column, data.annotation_column)
+        make_folders(args)
     except (ImportError, OSError, ValueError) as error:
         raise EvaluationError(str(error)) from error
 
-    device = torch.device(args.device or state.device)
     protocol = {
         "multi_scale": args.multi_scale,
         "exclude": exclude,
@@ -89,7 +96,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             "name": args.dataset_name,
             "config_name": args.dataset_config_name,
             "split": args.split,
-            "fingerprint": fingerprint(examples, data.image_column, data.annotation_column),
+            "fingerprint": data_fingerprint,
         },
         ignore_index=model.config.semantic_loss_ignore_index,
         device=device,
@@ -102,6 +109,46 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             write_results(results, args.output_file)
     state.wait_for_everyone()
     return results
+
+
+def check_arguments(args: argparse.Namespace):
+    """
+    Raises:
+        EvaluationError: for numbers that are out of range, and an output file that is a folder.
+    """
+    for name, least in (("window_batch_size", 1), ("max_eval_samples", 1), ("short_side", 1), ("worst_cases", 0)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise EvaluationError(f"--{name} must be at least {least}, got {value}.")
+    if args.output_file is not None and args.output_file.is_dir():
+        raise EvaluationError(f"--output_file {args.output_file} is a folder, expected the name of a file in it.")
+
+
+def make_folders(args: argparse.Namespace):
+    """
+    The folders of what is to be written.
+
+    Raises:
+        OSError: if they cannot be made.
+    """
+    if args.output_file is not None:
+        args.output_file.parent.mkdir(parents=True, exist_ok=True)
+    if args.worst_cases_dir is not None:
+        args.worst_cases_dir.mkdir(parents=True, exist_ok=True)
+
+
+def find_device(device: str | torch.device) -> torch.device:
+    """
+    Raises:
+        EvaluationError: if there is no such device here.
+    """
+    try:
+        device = torch.device(device)
+        torch.empty(1, device=device)
+    # The former where torch was built without it.
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        raise EvaluationError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from error
+    return device
 
 
 def load_model(args: argparse.Namespace) -> tuple[PreTrainedModel, BaseImageProcessor]:
@@ -128,7 +175,8 @@ def load_model(args: argparse.Namespace) -> tuple[PreTrainedModel, BaseImageProc
     if args.short_side is not None:
         size = image_processor.size
         ratio = size.longest_edge / size.shortest_edge if size.longest_edge and size.shortest_edge else 4
-        changes["size"] = {"shortest_edge": args.short_side, "longest_edge": int(ratio * args.short_side)}
+        size = {"shortest_edge": args.short_side, "longest_edge": int(ratio * args.short_side)}
+        changes |= {"size": size, "do_resize": True}
     return model, type(image_processor).from_dict({**image_processor.to_dict(), **changes})
 
 
@@ -155,14 +203,17 @@ def find_classes(names: list[str], id2label: dict[int, str]) -> list[int]:
     Labels by their names or numbers.
 
     Raises:
-        EvaluationError: if there is none of a name.
+        EvaluationError: if there is none of a name, or none is left.
     """
     label2id = {name: index for index, name in id2label.items()}
     label2id = {**{str(index): index for index in id2label}, **label2id}
     unknown = [name for name in names if name not in label2id]
     if unknown:
         raise EvaluationError(f"--exclude_classes must be among {', '.join(id2label.values())}, got {unknown}.")
-    return sorted({label2id[name] for name in names})
+    excluded = sorted({label2id[name] for name in names})
+    if len(excluded) == len(id2label):
+        raise EvaluationError(f"--exclude_classes must leave some of the {len(id2label)} labels, got all of them.")
+    return excluded
 
 
 def draw_worst_cases(
@@ -174,7 +225,6 @@ def draw_worst_cases(
     config,
 ):
     """Writes a picture for each, whose name begins with the score in percent."""
-    folder.mkdir(parents=True, exist_ok=True)
     for index, score, prediction in worst_cases.select():
         example = examples[index]
         reference = torch.from_numpy(np.array(example[data.annotation_column])).long()

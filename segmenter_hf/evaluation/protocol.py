@@ -21,6 +21,12 @@ from .metrics import MeanIoU, confusion_matrix, iou_scores
 
 # Of the resized image, each also flipped: `set_multiscale_mode` of segm/data/base.py in the original implementation.
 MULTI_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+# Of probability maps, which at full size take 1.2 GB for 150 labels at 2048 x 1024 pixels.
+ROWS_AT_ONCE = 64
+
+
+class ExampleError(ValueError):
+    """An example that cannot be scored. The message has its index, and its files where those are known."""
 
 
 @torch.inference_mode()
@@ -65,7 +71,9 @@ def evaluate_sliding_window(
         windows (at scale 1), NaN if there are none; and `num_images`.
 
     Raises:
-        ValueError: if there are no examples, or a label map does not fit its image; the message has its index.
+        ExampleError: if an image or a label map cannot be read, or they do not fit each other or the model. Only the
+            process that scores it raises it.
+        ValueError: if there are no examples.
     """
     if not len(examples):
         raise ValueError("There are no examples to evaluate on.")
@@ -97,8 +105,10 @@ def evaluate_sliding_window(
                     feed, image_processor, image, annotation, tuple(reference.shape), multi_scale
                 )
                 metric.add_batch(predictions=[prediction], references=[reference])
-            except ValueError as error:
-                raise ValueError(f"Example {index} cannot be evaluated: {error}") from error
+            # Files that are cut off or broken are errors of the latter kinds.
+            except (ValueError, OSError, SyntaxError) as error:
+                name = f"Example {index}{_list_files(examples, index, [image_column, annotation_column])}"
+                raise ExampleError(f"{name} cannot be evaluated: {error}") from error
             losses.append(loss)
             num_pixels += pixels
             if worst_cases is not None:
@@ -192,11 +202,13 @@ def average_probabilities(
         scores = image_processor.post_process_semantic_segmentation(
             outputs, target_sizes=[target_size], return_segmentation_scores=True
         )[0].segmentation_scores
-        probabilities = scores.sigmoid() if len(scores) == 1 else scores.softmax(dim=0)
-        del scores
-        if flipped:
-            probabilities = probabilities.flip(-1)
-        total = probabilities if total is None else total.add_(probabilities)
+        if total is None:
+            total = torch.zeros_like(scores)
+        # Some rows at a time: of all labels at full size, the scores and the sum are the only copies.
+        for rows, sums in zip(scores.split(ROWS_AT_ONCE, dim=1), total.split(ROWS_AT_ONCE, dim=1), strict=True):
+            probabilities = rows.sigmoid() if len(rows) == 1 else rows.softmax(dim=0)
+            sums += probabilities.flip(-1) if flipped else probabilities
+        del scores, rows
         number += 1
     return total.div_(number)
 
@@ -371,6 +383,21 @@ def _read_labels(annotation: Any, image_processor: BaseImageProcessor) -> torch.
     return reduce_labels(labels) if image_processor.do_reduce_labels else labels
 
 
+def _list_files(examples: Sequence[Mapping[str, Any]], index: int, columns: list[str]) -> str:
+    """The files of an example of a `datasets.Dataset`, in brackets; nothing where there are no names of files."""
+    if not hasattr(examples, "cast_column"):
+        return ""
+    from datasets import Image
+
+    paths = []
+    for column in columns:
+        if isinstance(examples.features.get(column), Image):
+            encoded = examples.with_format(None).select_columns([column]).cast_column(column, Image(decode=False))
+            paths.append((encoded[index][column] or {}).get("path"))
+    paths = [path for path in paths if path is not None]
+    return f" ({', '.join(paths)})" if paths else ""
+
+
 def _rank_and_number_of_processes() -> tuple[int, int]:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
@@ -389,6 +416,7 @@ def _gather(value: Any) -> list[Any]:
 
 __all__ = [
     "MULTI_SCALES",
+    "ExampleError",
     "WindowFeed",
     "WorstCases",
     "average_probabilities",

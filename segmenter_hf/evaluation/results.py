@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import fsspec
 import numpy
 import PIL
 import torch
@@ -43,11 +44,19 @@ def fingerprint(examples: Dataset, image_column: str = "image", annotation_colum
     for example in encoded:
         for column in columns:
             file = example[column]
-            contents = file["bytes"] if file["bytes"] is not None else Path(file["path"]).read_bytes()
+            contents = file["bytes"] if file["bytes"] is not None else _read_bytes(file["path"])
             # With its length, so that what is cut elsewhere is not the same.
             digest.update(len(contents).to_bytes(8, "big"))
             digest.update(contents)
     return digest.hexdigest()
+
+
+def _read_bytes(path: str) -> bytes:
+    # Of files in archives, `datasets` keeps where they are: `zip://masks/0.png::train.zip`.
+    if "://" not in path:
+        return Path(path).read_bytes()
+    with fsspec.open(path, "rb") as file:
+        return file.read()
 
 
 def make_results(

@@ -8,6 +8,8 @@ import sys
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset, Features
+from datasets import Image as ImageFeature
 from PIL import Image
 
 from segmenter_hf import SegmenterForSemanticSegmentation, SegmenterImageProcessor, SegmenterImageProcessorPil
@@ -15,6 +17,7 @@ from segmenter_hf.conversion.convert import load_checkpoint
 from segmenter_hf.evaluation.metrics import MeanIoU
 from segmenter_hf.evaluation.protocol import (
     MULTI_SCALES,
+    ExampleError,
     WindowFeed,
     WorstCases,
     average_probabilities,
@@ -25,6 +28,7 @@ from segmenter_hf.evaluation.protocol import (
 )
 
 from ..common import REPOSITORY, tiny_config
+from ..data.datasets_on_disk import make_image, make_label_map, save
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +272,19 @@ def test_examples_that_cannot_be_scored_are_named(model, image_processor, exampl
         evaluate_sliding_window(model, image_processor, [wrong_label])
     with pytest.raises(ValueError, match="no examples"):
         evaluate_sliding_window(model, image_processor, [])
+
+
+def test_files_of_examples_that_cannot_be_scored_are_named(model, image_processor, tmp_path):
+    columns = {"photo": [], "mask": []}
+    for index in range(2):
+        columns["photo"].append(str(save(make_image(seed=index), tmp_path / f"{index}.png")))
+        columns["mask"].append(str(save(make_label_map(), tmp_path / f"mask_{index}.png")))
+    dataset = Dataset.from_dict(columns, features=Features({"photo": ImageFeature(), "mask": ImageFeature()}))
+    photo = tmp_path / "1.png"
+    photo.write_bytes(photo.read_bytes()[: photo.stat().st_size // 2])
+    with pytest.raises(ExampleError, match=rf"Example 1 \({photo}, .*mask_1.png\) cannot be evaluated: .*truncated"):
+        evaluate_sliding_window(model, image_processor, dataset, "photo", "mask")
+    assert evaluate_sliding_window(model, image_processor, dataset.select([0]), "photo", "mask")["num_images"] == 1
 
 
 def test_worst_cases_are_those_with_the_lowest_scores(model, image_processor, examples):

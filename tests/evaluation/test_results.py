@@ -2,6 +2,7 @@
 
 import json
 import math
+import zipfile
 
 import pytest
 from datasets import Dataset, Features, Image, load_dataset
@@ -94,6 +95,12 @@ def test_fingerprint_is_of_the_data(tmp_path):
     Dataset.from_dict(rows, features=make(files).features).to_parquet(embedded / "train.parquet")
     stored = load_dataset(str(embedded), split="train", cache_dir=str(tmp_path / "cache"))
     assert fingerprint(stored) == expected
+
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for file in (file for pair in files for file in pair):
+            archive.write(file, file.name)
+    archived = [[f"zip://{file.name}::{tmp_path / 'all.zip'}" for file in pair] for pair in files]
+    assert fingerprint(make(archived)) == expected
 
     save(make_label_map((0, 1, 2, 2)), files[1][1])
     assert fingerprint(make(files)) != expected

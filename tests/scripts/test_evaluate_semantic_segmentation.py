@@ -148,3 +148,23 @@ def test_what_cannot_be_scored_is_one_line(dataset, folder, tmp_path):
         assert all(part in message for part in messages), message
         assert "Traceback" not in result.stderr
     assert not (tmp_path / "results.json").exists()
+
+
+@pytest.mark.slow
+def test_a_wrong_label_beyond_the_sample_is_one_line_of_the_process_that_finds_it(folder, tmp_path):
+    # The check before the evaluation looks at 200 label maps: the second process finds the one that it left out.
+    number = 250
+    sampled = np.random.default_rng(0).choice(number, 200, replace=False)
+    index = min(index for index in range(1, number, 2) if index not in sampled)
+    wrong = write_pairs(tmp_path / "wrong", "val/images", "val/annotations", number=number)
+    (wrong / "id2label.json").write_text(json.dumps(ID2LABEL), encoding="utf-8")
+    # Files are in the order of their names.
+    name = sorted(path.name for path in (wrong / "val" / "annotations").iterdir())[index]
+    save(make_label_map((0, 9)), wrong / "val" / "annotations" / name)
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2)
+    arguments = ["--model", folder, "--dataset_name", wrong, "--device", "cpu"]
+    result = run_script(*arguments, "--output_file", tmp_path / "results.json", launcher=launcher)
+    assert result.returncode != 0
+    (message,) = [line for line in result.stderr.splitlines() if "evaluate_semantic_segmentation.py: error" in line]
+    assert f"Example {index} (" in message and f"{name}) cannot be evaluated" in message and "9" in message
+    assert not (tmp_path / "results.json").exists()
