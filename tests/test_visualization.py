@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from segmenter_hf.data.labels import load_label_set
-from segmenter_hf.visualization import distinct_colours, draw_overlay, palette_for
+from segmenter_hf.visualization import distinct_colours, draw_comparison, draw_overlay, palette_for
 
 
 def test_palette_is_the_label_sets_own_where_the_names_are():
@@ -66,3 +66,33 @@ def test_only_labels_that_occur_are_in_the_legend():
 def test_map_of_another_size_is_refused():
     with pytest.raises(ValueError, match=r"\(20, 30\), got \(30, 20\)"):
         draw_overlay(Image.new("RGB", (30, 20)), np.zeros((30, 20), dtype=int), {0: "a", 1: "b"})
+
+
+def test_comparison_shows_image_label_map_and_prediction_side_by_side():
+    height, width = 40, 60
+    palette = [[250, 0, 0], [0, 250, 0], [0, 0, 250], [250, 250, 0]]
+    id2label = {0: "a", 1: "b", 2: "c", 3: "d"}
+    reference = np.full((height, width), 1)
+    reference[:, 30:] = 255
+    prediction = np.full((height, width), 2)
+    image = Image.new("RGB", (width, height), (10, 20, 30))
+    picture = np.asarray(draw_comparison(image, reference, prediction, id2label, "title", 1.0, palette))
+
+    # The panels are apart by 6 pixels, and below the title.
+    photo, label_map, predicted = (picture[-height:, left : left + width] for left in (0, width + 6, 2 * (width + 6)))
+    assert (photo == [10, 20, 30]).all()
+    assert (label_map[:, :30] == palette[1]).all()
+    assert (predicted == palette[2]).all(), "also where there is no label"
+    # Stripes of two colours look like no label, whichever colours a palette has.
+    assert {tuple(colour) for colour in label_map[:, 30:].reshape(-1, 3).tolist()} == {(0, 0, 0), (255, 255, 255)}
+    assert (picture[:-height] != 255).any(), "there is a title"
+    legend = picture[:, 3 * width + 12 :]
+    assert [(legend == colour).all(-1).any() for colour in palette] == [False, True, True, False]
+
+
+def test_comparison_of_an_image_without_labels():
+    image, ignored = Image.new("L", (30, 20)), np.full((20, 30), 255)
+    picture = draw_comparison(image, ignored, np.zeros((20, 30), dtype=np.uint8), {0: "a", 1: "b"})
+    assert picture.width > 3 * image.width
+    other = draw_comparison(image, ignored * 0 + 7, ignored * 0, {0: "a", 1: "b"}, ignore_index=7)
+    assert other == picture
