@@ -1,0 +1,53 @@
+"""How the scripts end: one line and an exit code that says how it went, never a traceback for what a user can mend."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from .outputs import OutputError
+
+
+# As shells have it for a command that SIGINT ended.
+INTERRUPTED = 130
+
+
+def run(
+    work: Callable[[], int | None],
+    refusals: tuple[type[Exception], ...] = (),
+    local_refusals: tuple[type[Exception], ...] = (),
+    if_interrupted: str = "Run it again to go on.",
+) -> int:
+    """
+    Runs a script's work and returns its exit code: what `work` returned, or 0; 2 for what the user has to mend, which
+    is printed in one line; 130 after Ctrl-C.
+
+    Args:
+        work (`Callable`): Takes nothing and returns an exit code, or nothing.
+        refusals (`tuple[type[Exception], ...]`, *optional*): Errors whose message is meant for the user, beside
+            [`~segmenter_hf.outputs.OutputError`]. Of several processes, which all find them, the first says it.
+        local_refusals (`tuple[type[Exception], ...]`, *optional*): Those that only the process that met them knows of.
+        if_interrupted (`str`, *optional*): What to do next, said after Ctrl-C.
+    """
+    try:
+        return work() or 0
+    except KeyboardInterrupt:
+        if _is_first_process():
+            print_line(f"interrupted. {if_interrupted}")
+        return INTERRUPTED
+    except (OutputError, *refusals, *local_refusals) as error:
+        if _is_first_process() or isinstance(error, local_refusals):
+            print_line(f"error: {error}")
+        return 2
+
+
+def print_line(message: str):
+    """Prints a message to standard error in one line, after the name of the script."""
+    print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _is_first_process() -> bool:
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+__all__ = ["INTERRUPTED", "print_line", "run"]

@@ -1,0 +1,44 @@
+"""Scripts end with one line and an exit code."""
+
+import pytest
+
+from segmenter_hf.command_line import run
+from segmenter_hf.outputs import OutputError
+
+
+def fail(error):
+    raise error
+
+
+@pytest.mark.parametrize("returned, code", [(None, 0), (0, 0), (1, 1)])
+def test_the_exit_code_is_that_of_the_work(returned, code):
+    assert run(lambda: returned) == code
+
+
+def test_what_a_user_can_mend_is_one_line(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["scripts/train.py"])
+
+    assert run(lambda: fail(LookupError("no\nsuch  thing")), (LookupError,)) == 2
+    assert run(lambda: fail(OutputError("full"))) == 2
+    assert capsys.readouterr().err == "train.py: error: no such thing\ntrain.py: error: full\n"
+
+
+def test_ctrl_c_is_one_line(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["scripts/train.py"])
+
+    assert run(lambda: fail(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == "train.py: interrupted. Run it again to go on.\n"
+
+
+def test_the_first_process_speaks_for_all_but_of_what_one_alone_met(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["scripts/train.py"])
+    monkeypatch.setenv("RANK", "1")
+
+    assert run(lambda: fail(LookupError("all")), (LookupError,)) == 2
+    assert run(lambda: fail(KeyError("mine")), (LookupError,), (KeyError,)) == 2
+    assert capsys.readouterr().err == "train.py: error: 'mine'\n"
+
+
+def test_faults_of_the_code_are_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        run(lambda: 1 // 0, (LookupError,))
