@@ -85,8 +85,14 @@ def hide_paths(command: str) -> str:
         is_secret = bool(SECRET_FLAG.fullmatch(flag)) and not equals
         if SECRET_FLAG.fullmatch(flag) or SECRET_VARIABLE.match(word):
             continue
-        shown.append(HUB_TOKEN.sub("hf_...", _hide_paths_in_word(word)))
+        shown.append(_hide_paths_in_word(word))
     return shlex.join(shown)
+
+
+def hide_paths_in_text(text: str) -> str:
+    """A text, such as a message, without tokens, and with the last part only of paths that are absolute."""
+    text = QUOTED_PATH.sub(lambda match: f"{match[1]}{base_name(match[2])}{match[1]}", text)
+    return HUB_TOKEN.sub("hf_...", BARE_PATH.sub(r"\1", text))
 
 
 def hide_paths_in_results(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,8 +116,7 @@ def _hide_paths_in_word(word: str) -> str:
     value = value.removeprefix("file://")
     if IS_OUTSIDE.match(value):
         value = base_name(value)
-    value = QUOTED_PATH.sub(lambda match: f"{match[1]}{base_name(match[2])}{match[1]}", value)
-    return BARE_PATH.sub(r"\1", flag + equals + value)
+    return hide_paths_in_text(flag + equals + value)
 
 
 def wrap_command(command: str) -> str:
@@ -130,4 +135,13 @@ def wrap_command(command: str) -> str:
     return " \\\n".join(lines)
 
 
-__all__ = ["HUB_TOKEN", "base_name", "hide_paths", "hide_paths_in_results", "is_hub_id", "public_name", "wrap_command"]
+__all__ = [
+    "HUB_TOKEN",
+    "base_name",
+    "hide_paths",
+    "hide_paths_in_results",
+    "hide_paths_in_text",
+    "is_hub_id",
+    "public_name",
+    "wrap_command",
+]

@@ -29,7 +29,7 @@ from .card_text import (
     format_number,
 )
 from .markdown import bullets, code_block, escape, inline_code, paragraph
-from .names import hide_paths, wrap_command
+from .names import hide_paths, hide_paths_in_text, wrap_command
 from .origins import StartingWeights, describe_dataset
 from .result_protocol import ResultProtocol
 from .results import METRIC_NAMES, Result
@@ -272,6 +272,14 @@ def write_training(model: Trained) -> str:
         *_describe_run(facts),
     ]
     parts = [bullets(items)] if items else []
+    if facts.accepted_differences:
+        parts += [
+            paragraph(
+                "These weights are not of one run with these settings: it was resumed with others than it had before. "
+                "Those above, and the command, are of the last part. What changed:"
+            ),
+            bullets(escape(hide_paths_in_text(line)) for line in facts.accepted_differences),
+        ]
     if facts.command is not None:
         parts.append(code_block("bash", wrap_command(hide_paths(facts.command))))
     return "\n\n".join(parts)

@@ -45,6 +45,8 @@ class TrainingFacts:
         hardware (`str`, *optional*): What it ran on.
         train_seconds (`float`, *optional*): How long.
         is_resumed (`bool`, *optional*): Whether it was interrupted, so that the time is that of the last part.
+        accepted_differences (`Sequence[str]`): What it was resumed with that differs from what it began with, a line
+            for each: `"from step 120 on: learning_rate 1e-4 -> 1e-5"`. The settings here are then of the last part.
         train_loss (`float`, *optional*): Mean loss over the run.
         selected_by (`str`, *optional*): The figure on the evaluation split by which the saved weights were chosen
             among checkpoints; `None` where they are the last ones.
@@ -86,6 +88,7 @@ class TrainingFacts:
     hardware: str | None = None
     train_seconds: float | None = None
     is_resumed: bool | None = None
+    accepted_differences: Sequence[str] = ()
     train_loss: float | None = None
     selected_by: str | None = None
     versions: Mapping[str, str] | None = None

@@ -56,6 +56,7 @@ FACTS = TrainingFacts(
     hardware="2 CPU cores",
     train_seconds=5520.0,
     is_resumed=True,
+    accepted_differences=["from step 120 on: learning_rate 1e-4 -> 1e-5"],
     train_loss=0.4123,
     selected_by="mean_iou",
     versions={"torch": "2.14.0"},
@@ -391,6 +392,20 @@ def test_what_is_not_known_is_not_told(name, model, single):
     assert len(less.text) < len(card.text), f"{name} does not show"
     assert "None" not in less.text
     check_tidy(less.text)
+
+
+def test_differences_that_were_accepted_are_told(model):
+    differences = [
+        "from step 120 on: learning_rate 1e-4 -> 1e-5",
+        "from step 300 on: dataset_name '/home/jane doe/scenes' -> /srv/jane/other_scenes, label 3 <b> -> car",
+    ]
+    facts = dataclasses.replace(FACTS, accepted_differences=differences)
+    training = section(make_trained_card(model.config, IMAGE_PROCESSOR, training=facts), "Training")
+    check_tidy(training)
+    words = " ".join(training.split())
+    assert "it was resumed with others than it had before. Those above, and the command, are of the last part" in words
+    assert "- from step 120 on: learning_rate 1e-4 -\\> 1e-5" in words
+    assert "dataset_name 'scenes' -\\> other_scenes, label 3 \\<b\\> -\\> car" in words and "jane" not in words
 
 
 def test_settings_that_are_off(model):
