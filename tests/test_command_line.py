@@ -1,5 +1,8 @@
 """Scripts end with one line and an exit code."""
 
+import importlib
+import sys
+
 import pytest
 
 from segmenter_hf.command_line import run
@@ -37,6 +40,24 @@ def test_the_first_process_speaks_for_all_but_of_what_one_alone_met(capsys, monk
     assert run(lambda: fail(LookupError("all")), (LookupError,)) == 2
     assert run(lambda: fail(KeyError("mine")), (LookupError,), (KeyError,)) == 2
     assert capsys.readouterr().err == "train.py: error: 'mine'\n"
+
+
+@pytest.mark.parametrize("library", ["datasets", "no_such_library"])
+def test_a_library_that_is_missing_is_one_line_with_what_installs_it(library, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["scripts/train.py"])
+    monkeypatch.setitem(sys.modules, library, None)
+
+    assert run(lambda: importlib.import_module(library), extra="train") == 2
+    assert capsys.readouterr().err == (
+        f'train.py: error: The library {library} is not installed: pip install "segmenter_hf[train]"\n'
+    )
+    with pytest.raises(ModuleNotFoundError):
+        run(lambda: importlib.import_module(library))
+
+
+def test_a_module_that_a_library_lacks_is_a_fault_of_the_code():
+    with pytest.raises(ModuleNotFoundError, match="segmenter_hf.no_such_module"):
+        run(lambda: importlib.import_module("segmenter_hf.no_such_module"), extra="train")
 
 
 def test_faults_of_the_code_are_not_hidden():
