@@ -66,6 +66,8 @@ class SegmenterImageProcessorKwargs(ImagesKwargs, total=False):
         How post-processing upsamples windows whose sides are no multiples of the patch size: `True` as the original
         implementation, to the padded size, of which it crops the padding; `False` as MMSegmentation, which stretches
         the logits to the window.
+    max_value (`int`, *optional*, defaults to `self.max_value`):
+        What 16-bit images hold at most, which becomes 255: 65535, or less where their files have 10, 12 or 14 bits.
     """
 
     do_split_image: bool | None
@@ -74,6 +76,7 @@ class SegmenterImageProcessorKwargs(ImagesKwargs, total=False):
     antialias: bool | None
     do_reduce_labels: bool | None
     crop_logits: bool | None
+    max_value: int | None
 
 
 class Window(NamedTuple):
@@ -153,27 +156,38 @@ def to_tensor(image: "Image.Image | np.ndarray | torch.Tensor") -> torch.Tensor:
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
 
 
-def to_8_bit_range(image: torch.Tensor, is_16_bit: bool) -> torch.Tensor:
+def to_8_bit_range(image: torch.Tensor, is_16_bit: bool, max_value: int) -> torch.Tensor:
     """
-    Integers of any type as uint8: booleans become 0 and 255, 16-bit values are scaled. Floats keep their values, as
-    float32.
+    Integers of any type as uint8: booleans become 0 and 255, 16-bit values from 0 to `max_value` are scaled to 0 to
+    255 and rounded, here for training, evaluation and inference alike. Floats keep their values, as float32.
     """
     if image.is_floating_point():
         return image.to(torch.float32)
     if image.dtype == torch.uint8:
         return image
-    maximum = 1 if image.dtype == torch.bool else 65535 if is_16_bit or image.dtype == torch.uint16 else 255
+    is_16_bit = is_16_bit or image.dtype == torch.uint16
+    maximum = 1 if image.dtype == torch.bool else max_value if is_16_bit else 255
     image = image.to(torch.float32)
     if image.numel() and (image.min() < 0 or image.max() > maximum):
+        remedy = "Pass 16-bit images as uint16."
+        if is_16_bit:
+            remedy = "Clip them, or pass what they hold at most as `max_value` (up to 65535)."
         raise ValueError(
-            f"Pixels of this type must lie in 0..{maximum}, got {image.min():.0f}..{image.max():.0f}. Pass 16-bit "
-            "images as uint16."
+            f"Pixels of this type must lie in 0..{maximum}, got {image.min():.0f}..{image.max():.0f}. {remedy}"
         )
     return (image * (255 / maximum)).round().to(torch.uint8)
 
 
-def infer_data_format(image: torch.Tensor, is_numpy: bool) -> ChannelDimension:
-    is_first, is_last = (image.shape[axis] in (1, 3, 4) for axis in (0, -1))
+def is_cut_to_8_bits(image: Image.Image) -> bool:
+    """Whether PIL will read, or has yet to read, 16 bits of several channels, of which it keeps the upper 8."""
+    return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())) and not image.mode.startswith("I")
+
+
+def infer_data_format(image: torch.Tensor, is_numpy: bool, num_channels: int | None = None) -> ChannelDimension:
+    """Where the channels are: 1, 3 or 4, or `num_channels`, which has precedence if it is known."""
+    is_first, is_last = (image.shape[axis] == num_channels for axis in (0, -1))
+    if not is_first and not is_last:
+        is_first, is_last = (image.shape[axis] in (1, 3, 4) for axis in (0, -1))
     if is_first and is_last:
         logger.warning_once(
             f"In an image of shape {tuple(image.shape)} the channels may be first or last. They are taken to be last "
@@ -244,6 +258,7 @@ class SegmenterImageProcessingMixin:
     patch_size = 16
     do_reduce_labels = False
     crop_logits = True
+    max_value = 65535
 
     def preprocess(
         self,
@@ -257,9 +272,10 @@ class SegmenterImageProcessingMixin:
         Args:
             images (`ImageInput`):
                 An image, a batch, or a list of images of any sizes: PIL images of any mode, paths and URLs; arrays and
-                tensors `(height, width)`, or with channels first or last, of type uint8, of uint16 (scaled to 8 bits,
-                as are PIL's modes I;16 and I), or floats in the range of uint8 (0 to 1 with `do_rescale=False`).
-                Transparency is dropped, as by PIL's `convert("RGB")` and the image-segmentation pipeline.
+                tensors `(height, width)`, or with channels first or last, of type uint8, of uint16 (scaled to 8 bits
+                by `max_value`, as are PIL's modes I;16 and I), or floats in the range of uint8 (0 to 1 with
+                `do_rescale=False`). Transparency is dropped, as by PIL's `convert("RGB")` and the image-segmentation
+                pipeline. Of 16-bit files with several channels, PIL reads 8 bits: give their arrays.
             segmentation_maps (`ImageInput`, *optional*):
                 A label map for each image, of its size in pixels: PIL images of mode L, P (whose indices are the
                 labels), I;16, I or 1; arrays and tensors `(height, width)`, as a list or a batch.
@@ -288,7 +304,7 @@ class SegmenterImageProcessingMixin:
         return kwargs
 
     def _validate_settings(
-        self, size, crop_size, pad_size, window_stride, patch_size, do_split_image, do_center_crop, **kwargs
+        self, size, crop_size, pad_size, window_stride, patch_size, do_split_image, do_center_crop, max_value, **kwargs
     ):
         height_and_width = ["height", "width"]
         for name, value, allowed_keys in (
@@ -304,6 +320,8 @@ class SegmenterImageProcessingMixin:
                 )
         if patch_size is None or patch_size < 1:
             raise ValueError(f"`patch_size` must be at least 1 pixel, got {patch_size}.")
+        if not isinstance(max_value, int) or not 1 <= max_value <= 65535:
+            raise ValueError(f"`max_value` must be a whole number from 1 to 65535, got {max_value}.")
         is_mapping = isinstance(window_stride, Mapping)
         if window_stride is None or (is_mapping and sorted(window_stride) != height_and_width):
             raise ValueError(
@@ -329,7 +347,9 @@ class SegmenterImageProcessingMixin:
             return [self.fetch_images(image) for image in images]
         if isinstance(images, str) and os.path.isfile(images):
             # The library's own loaders convert to RGB, by which PIL clips 16 bits.
-            return ImageOps.exif_transpose(Image.open(images))
+            image = Image.open(images)
+            self._check_depth(image, self.max_value)
+            return ImageOps.exif_transpose(image)
         return super().fetch_images(images)
 
     def _prepare_images_structure(self, images: ImageInput, expected_ndims: int = 3) -> list:
@@ -352,24 +372,35 @@ class SegmenterImageProcessingMixin:
         do_convert_rgb: bool | None = None,
         input_data_format: str | ChannelDimension | None = None,
         device: "str | torch.device | None" = None,
+        max_value: int | None = None,
         **kwargs,
     ) -> torch.Tensor:
         """An image of any kind as a tensor of shape `(channels, height, width)`, of type uint8 or float32."""
+        max_value = self.max_value if max_value is None else max_value
         is_pil, is_numpy = isinstance(image, Image.Image), isinstance(image, np.ndarray)
-        # PIL would clip 16 bits and floats on their way to RGB.
         is_16_bit = is_pil and image.mode.startswith("I")
-        if is_pil and do_convert_rgb and not is_16_bit and image.mode != "F":
-            image = image.convert("RGB")
+        if is_pil:
+            self._check_depth(image, max_value)
+            # PIL would clip 16 bits and floats on their way to RGB. The indices of a palette are no picture.
+            if (do_convert_rgb and not is_16_bit and image.mode != "F") or image.mode in ("P", "PA"):
+                image = image.convert("RGB")
 
-        image = to_8_bit_range(to_tensor(image), is_16_bit)
+        image = to_8_bit_range(to_tensor(image), is_16_bit, max_value)
         if image.ndim not in (2, 3) or image.numel() == 0:
             raise ValueError(
                 f"An image must have 2 or 3 dimensions and at least 1 pixel, got shape {tuple(image.shape)}."
             )
         if image.ndim == 2:
             image = image[None]
-        elif is_pil or (input_data_format or infer_data_format(image, is_numpy)) == ChannelDimension.LAST:
-            image = image.permute(2, 0, 1)
+        else:
+            # Where channels are not converted, there is a mean for each.
+            num_channels = None if do_convert_rgb else np.size(self.image_mean)
+            if is_pil:
+                input_data_format = ChannelDimension.LAST
+            elif input_data_format is None:
+                input_data_format = infer_data_format(image, is_numpy, num_channels)
+            if input_data_format == ChannelDimension.LAST:
+                image = image.permute(2, 0, 1)
 
         if do_convert_rgb:
             if image.shape[0] in (2, 4):
@@ -381,6 +412,18 @@ class SegmenterImageProcessingMixin:
                 )
             image = image.expand(3, -1, -1)
         return image.to(device or image.device).contiguous()
+
+    def _check_depth(self, image: Image.Image, max_value: int):
+        """Refuses, or warns of, files whose 16 bits PIL cuts."""
+        if not is_cut_to_8_bits(image):
+            return
+        problem = (
+            f"PIL keeps the upper 8 of the 16 bits of each channel of this {image.format} file. Read it with another "
+            "library (tifffile, or torchvision.io.decode_image with mode UNCHANGED), and pass the uint16 array."
+        )
+        if max_value != 65535:
+            raise ValueError(f"{problem} As it is, `max_value={max_value}` cannot be applied.")
+        logger.warning_once(problem)
 
     def process_segmentation_maps(
         self, segmentation_maps: ImageInput, images: list[torch.Tensor], do_reduce_labels: bool | None = None
@@ -421,10 +464,15 @@ class SegmenterImageProcessingMixin:
         input_data_format: str | ChannelDimension | None,
         device: "str | torch.device | None",
         do_reduce_labels: bool | None,
+        max_value: int | None,
         **kwargs,
     ) -> BatchFeature:
         images = self._prepare_image_like_inputs(
-            images, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, device=device
+            images,
+            do_convert_rgb=do_convert_rgb,
+            input_data_format=input_data_format,
+            device=device,
+            max_value=max_value,
         )
         if segmentation_maps is not None:
             segmentation_maps = self.process_segmentation_maps(segmentation_maps, images, do_reduce_labels)

@@ -59,6 +59,9 @@ class SegmenterImageProcessor(SegmenterImageProcessingMixin, TorchvisionBackend)
             How post-processing upsamples windows whose sides are no multiples of the patch size: to the padded size,
             of which it crops the padding, as the original implementation does; or, with `False`, stretched to the
             window, as by MMSegmentation.
+        max_value (`int`, *optional*, defaults to 65535):
+            What 16-bit images (uint16; modes I;16 and I of PIL) hold at most. They are scaled to 8 bits so that it
+            becomes 255. 1023, 4095 or 16383 where 10, 12 or 14 bits are stored as 16; larger values are refused.
 
     Raises:
         ImportError: without torchvision. [`SegmenterImageProcessorPil`] takes the same settings and does without.

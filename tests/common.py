@@ -1,10 +1,13 @@
 """What all tests share: one tiny configuration, random inputs for it, and fresh interpreters."""
 
 import os
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from segmenter_hf import SegmenterConfig
@@ -54,6 +57,19 @@ def random_labels(
 ) -> torch.Tensor:
     """Uniform labels `(batch_size, height, width)`, the same for the same arguments."""
     return torch.randint(num_labels, (batch_size, height, width), generator=torch.Generator().manual_seed(seed))
+
+
+def encode_png(values: np.ndarray) -> bytes:
+    """`(height, width, channels)` of 16 bits as PNG, which PIL writes for a single channel only."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    height, width, channels = values.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    # No row is predicted from the one above it.
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def run_python(

@@ -18,7 +18,7 @@ import segmenter_hf.image_processing_pil_segmenter as shared
 import segmenter_hf.image_processing_segmenter as torchvision_backend
 from segmenter_hf import SegmenterImageProcessor, SegmenterImageProcessorPil
 
-from .common import REPOSITORY, run_python
+from .common import REPOSITORY, encode_png, run_python
 
 
 BACKENDS = {"torchvision": SegmenterImageProcessor, "pil": SegmenterImageProcessorPil}
@@ -178,6 +178,48 @@ def test_16_bits_are_scaled(processor_class):
         assert torch.equal(values, expected), image
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+def test_16_bits_are_scaled_by_what_they_hold_at_most(processor_class, bits, tmp_path):
+    max_value = 2**bits - 1
+    values = np.array([[0, 1, max_value // 2], [max_value // 3, max_value - 1, max_value]], dtype=np.uint16)
+    expected = torch.from_numpy(np.round(values * 255.0 / max_value)).float().expand(1, 3, 2, 3)
+    Image.fromarray(values).save(tmp_path / "image.png")
+    processor = processor_class(max_value=max_value)
+    processor.save_pretrained(tmp_path / "saved")
+    for image in (values, torch.from_numpy(values), Image.fromarray(values), str(tmp_path / "image.png")):
+        for each in (processor, processor_class.from_pretrained(tmp_path / "saved")):
+            assert torch.equal(each(image, return_tensors="pt", **ONLY_DECODE)["pixel_values"], expected)
+        by_call = processor_class()(image, return_tensors="pt", max_value=max_value, **ONLY_DECODE)
+        assert torch.equal(by_call["pixel_values"], expected)
+    # Bytes are bytes, whatever the 16-bit images of the model hold.
+    grey = np.array([[0, 7, 255]], dtype=np.uint8)
+    assert processor(grey, return_tensors="pt", **ONLY_DECODE)["pixel_values"][0, 0].tolist() == grey.tolist()
+    if bits < 14:
+        with pytest.raises(ValueError, match=rf"must lie in 0\.\.{max_value}, got 0\.\.{max_value + 1}\. .*max_value"):
+            processor(np.array([[0, max_value + 1]], dtype=np.uint16), return_tensors="pt")
+
+
+@pytest.mark.parametrize("max_value", [0, -1, 65536, 4095.0, None])
+def test_values_that_16_bits_cannot_end_at(processor_class, max_value):
+    with pytest.raises(ValueError, match="`max_value` must be a whole number from 1 to 65535, got"):
+        processor_class(max_value=max_value)(np.zeros((4, 4), dtype=np.uint16), return_tensors="pt")
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_files_of_which_pil_cuts_the_bits(processor_class, channels, tmp_path, caplog):
+    path = tmp_path / "image.png"
+    values = np.random.default_rng(0).integers(0, 4096, (5, 6, channels), dtype=np.uint16)
+    path.write_bytes(encode_png(values))
+    for image in (str(path), Image.open(path)):
+        with pytest.raises(ValueError, match="keeps the upper 8 of the 16 bits .* `max_value=4095` cannot be applied"):
+            processor_class(max_value=4095)(image, return_tensors="pt")
+    shared.logger.warning_once.cache_clear()
+    with caplog.at_level("WARNING"):
+        cut = processor_class()(str(path), return_tensors="pt", **ONLY_DECODE)["pixel_values"]
+    assert "Read it with another library" in caplog.text
+    assert torch.equal(cut[0], torch.from_numpy(values[..., :3] >> 8).permute(2, 0, 1).float())
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "int64", "uint16", "float16", "float32", "float64"])
 @pytest.mark.parametrize("channels", [None, 1, 3, 4])
 def test_arrays_and_tensors_of_any_layout(processor_class, dtype, channels):
@@ -305,6 +347,21 @@ def test_any_number_of_channels_without_conversion(processor_class):
         )
         values = processor(array, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
         assert values.shape == (1, 6, 10, 15)
+        # There are six means, so that it need not be said which of the axes are the channels.
+        for image in (array, torch.from_numpy(array.copy()), array.transpose(2, 0, 1)):
+            assert torch.equal(torch.as_tensor(processor(image, return_tensors="pt")["pixel_values"]), values)
+
+
+def test_modes_of_pil_without_conversion(processor_class):
+    processor = processor_class(do_convert_rgb=False)
+    for mode in ("L", "LA", "RGBA", "CMYK"):
+        image = picture(9, 7, mode)
+        expected = torch.from_numpy(np.asarray(image).reshape(9, 7, -1).copy()).permute(2, 0, 1).float()
+        assert torch.equal(processor(image, return_tensors="pt", **ONLY_DECODE)["pixel_values"][0], expected)
+    # Indices of colours are no picture.
+    palette = picture(9, 7).quantize(16)
+    values = processor(palette, return_tensors="pt", **ONLY_DECODE)["pixel_values"][0]
+    assert torch.equal(values, pixels_of(palette.convert("RGB")))
 
 
 # Windows
