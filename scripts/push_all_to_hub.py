@@ -6,7 +6,7 @@ Converts every released checkpoint and pushes it to the Hub, each into a reposit
 Run it again after it was interrupted, or failed: it continues where it was, and uploads nothing that the Hub has. When
 all is there it changes nothing. The token is that of `hf auth login`, or HF_TOKEN; it must be allowed to write.
 
-Cost: the 23 checkpoints have 12 GB of weights, which are downloaded (with what training left in the files beside
+Cost: the 24 checkpoints have 13.5 GB of weights, which are downloaded (with what training left in the files beside
 them), kept, converted into as much again, and uploaded.
 Result: ORG has a repository for each checkpoint (`convert_checkpoint.py --list_released` names them), with weights,
 config, preprocessor settings, code and card, under a tag that the card pins; and a collection for each family. With

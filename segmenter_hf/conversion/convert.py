@@ -12,7 +12,7 @@ from .encoders import EncoderOptions
 from .errors import ConversionError, refuse_os_errors
 from .formats import FORMATS, Converted, check_no_options, load, recognise
 from .pretrained import TIMM_PREFIX, load_timm_model
-from .released import RELEASED, ReleasedCheckpoint, apply_protocol, fetch_released, find_released
+from .released import ReleasedCheckpoint, apply_protocol, fetch_released, find_released, is_released
 from .reporting import hide_progress_bars, hold_warnings, silence_libraries
 from .sources import read_source
 
@@ -130,7 +130,7 @@ def convert_released(
     Downloads a released checkpoint and converts it, with the windows and sizes of its published evaluation.
 
     Args:
-        name (`str`): A name in [`~segmenter_hf.conversion.released.RELEASED`].
+        name (`str`): A name that [`~segmenter_hf.conversion.released.find_released`] knows.
         cache_dir (`str` or `Path`, *optional*): Where downloads are kept. See
             [`~segmenter_hf.conversion.released.fetch_released`].
 
@@ -172,7 +172,7 @@ def load_checkpoint(
         if format not in (None, "timm"):
             raise ConversionError(f"{source} names a model of timm, which is not of the format {format}.")
         return load_timm_model(str(source).removeprefix(TIMM_PREFIX), options)
-    if str(source) in RELEASED and not os.path.exists(source):
+    if is_released(source):
         raise ConversionError(
             f"{source} does not exist here. The released checkpoint of that name: --released {source}"
         )

@@ -149,10 +149,11 @@ class ReleasedCheckpoint:
         protocol (`EvaluationProtocol`, *optional*): That of the published figures; `None` for encoders.
         published_miou_percent_ss (`float`, *optional*): Published mean IoU in percent, single scale.
         published_miou_percent_ms (`float`, *optional*): The same at multiple scales, with flipping.
-        also_published_miou_percent (`tuple[float, float]`, *optional*): Both once more, where the source publishes
-            those of another training of the model beside them.
         published_num_parameters_millions (`float`, *optional*): Published number of parameters.
+        published_training_memory_gb (`float`, *optional*): Published memory in GB that training took.
+        published_fps (`float`, *optional*): Published number of images per second on a V100.
         notes (`str`): What else a reader should know.
+        repo_suffix (`str`): What the name of the repository ends with, where the source published the model twice.
     """
 
     name: str
@@ -169,9 +170,11 @@ class ReleasedCheckpoint:
     protocol: EvaluationProtocol | None = None
     published_miou_percent_ss: float | None = None
     published_miou_percent_ms: float | None = None
-    also_published_miou_percent: tuple[float, float] | None = None
     published_num_parameters_millions: float | None = None
+    published_training_memory_gb: float | None = None
+    published_fps: float | None = None
     notes: str = ""
+    repo_suffix: str = ""
 
     @property
     def is_encoder(self) -> bool:
@@ -186,7 +189,7 @@ class ReleasedCheckpoint:
         else:
             decoder, dataset = self.decoder_type.partition("_")[0], self.dataset.replace("_", "-")
             name = f"segmenter-{encoder}-{decoder}-{dataset}-{self.crop_size}"
-        return f"{name}-mmseg" if self.source.startswith("mmsegmentation") else name
+        return f"{name}{'-mmseg' if self.source.startswith('mmsegmentation') else ''}{self.repo_suffix}"
 
     @property
     def model_class(self) -> type[SegmenterPreTrainedModel]:
@@ -264,7 +267,14 @@ def _original(
 
 
 def _mmsegmentation(
-    name: str, file_suffix: str, backbone: str, decoder_type: str, crop_size: int, num_parameters: int, **published
+    name: str,
+    file_suffix: str,
+    backbone: str,
+    decoder_type: str,
+    crop_size: int,
+    num_parameters: int,
+    longest_edge: int = 2048,
+    **published,
 ) -> ReleasedCheckpoint:
     file = f"{name}_{file_suffix}.pth"
     stride = crop_size - WINDOW_OVERLAP
@@ -284,8 +294,8 @@ def _mmsegmentation(
         decoder_type=decoder_type,
         # `test_cfg` is one, for the evaluations within and after training.
         training_window_stride=stride,
-        # `img_scale=(2048, 512)`, and (2048, 640) with the large crop.
-        protocol=EvaluationProtocol(crop_size, stride, shortest_edge=crop_size, longest_edge=2048),
+        # `img_scale` of the test pipeline.
+        protocol=EvaluationProtocol(crop_size, stride, shortest_edge=crop_size, longest_edge=longest_edge),
         **published,
     )
 
@@ -335,6 +345,7 @@ _ROWS = (
         published_miou_percent_ss=38.1,
         published_miou_percent_ms=38.8,
         published_num_parameters_millions=7,
+        published_fps=52.4,
     ),
     _original(
         "ade20k/seg_small_mask",
@@ -345,6 +356,7 @@ _ROWS = (
         published_miou_percent_ss=45.3,
         published_miou_percent_ms=46.9,
         published_num_parameters_millions=27,
+        published_fps=34.8,
     ),
     _original(
         "ade20k/seg_base_mask",
@@ -355,6 +367,7 @@ _ROWS = (
         published_miou_percent_ss=48.5,
         published_miou_percent_ms=50.0,
         published_num_parameters_millions=106,
+        published_fps=24.1,
     ),
     _original(
         "ade20k/seg_base_patch8",
@@ -365,6 +378,7 @@ _ROWS = (
         published_miou_percent_ss=49.5,
         published_miou_percent_ms=50.5,
         published_num_parameters_millions=89,
+        published_fps=4.2,
     ),
     _original(
         "ade20k/seg_large_mask_640",
@@ -388,6 +402,7 @@ _ROWS = (
         published_miou_percent_ss=47.1,
         published_miou_percent_ms=48.1,
         published_num_parameters_millions=87,
+        published_fps=27.3,
     ),
     _original(
         "ade20k/seg_base_deit_mask",
@@ -398,6 +413,7 @@ _ROWS = (
         published_miou_percent_ss=48.7,
         published_miou_percent_ms=50.1,
         published_num_parameters_millions=106,
+        published_fps=24.1,
     ),
     _original(
         "pascal_context/seg_large_mask",
@@ -441,6 +457,8 @@ _ROWS = (
         num_parameters=6_713_388,
         published_miou_percent_ss=39.99,
         published_miou_percent_ms=40.83,
+        published_training_memory_gb=1.21,
+        published_fps=27.98,
     ),
     _mmsegmentation(
         "segmenter_vit-s_linear_8x1_512x512_160k_ade20k",
@@ -451,6 +469,8 @@ _ROWS = (
         num_parameters=22_041_366,
         published_miou_percent_ss=45.75,
         published_miou_percent_ms=46.82,
+        published_training_memory_gb=1.78,
+        published_fps=28.07,
     ),
     _mmsegmentation(
         "segmenter_vit-s_mask_8x1_512x512_160k_ade20k",
@@ -461,6 +481,8 @@ _ROWS = (
         num_parameters=26_033_964,
         published_miou_percent_ss=46.19,
         published_miou_percent_ms=47.85,
+        published_training_memory_gb=2.03,
+        published_fps=24.80,
     ),
     _mmsegmentation(
         "segmenter_vit-b_mask_8x1_512x512_160k_ade20k",
@@ -471,6 +493,24 @@ _ROWS = (
         num_parameters=102_497_580,
         published_miou_percent_ss=49.60,
         published_miou_percent_ms=51.07,
+        published_training_memory_gb=4.20,
+        published_fps=13.20,
+    ),
+    _mmsegmentation(
+        "segmenter_vit-l_mask_8x1_640x640_160k_ade20k",
+        "20220614_024513-4783a347",
+        "vit_large_patch16_384",
+        "mask_transformer",
+        crop_size=640,
+        num_parameters=333_234_476,
+        longest_edge=2560,
+        published_miou_percent_ss=51.65,
+        published_miou_percent_ms=53.58,
+        published_training_memory_gb=16.99,
+        published_fps=3.03,
+        notes="MMSegmentation published two trainings of this model. This is the later one, of June 2022, which the "
+        "tables of its later releases 0.x have. The earlier one is "
+        "segmenter-vit-large-patch16-mask-ade20k-640-mmseg-20220105 here.",
     ),
     _mmsegmentation(
         "segmenter_vit-l_mask_8x1_512x512_160k_ade20k",
@@ -481,12 +521,12 @@ _ROWS = (
         num_parameters=333_234_476,
         published_miou_percent_ss=52.16,
         published_miou_percent_ms=53.65,
-        also_published_miou_percent=(51.65, 53.58),
-        notes="MMSegmentation's README prints two pairs of figures. Its index of models gives 52.16 / 53.65 percent "
-        "(16.56 GB in training) for this file (configs/segmenter/metafile.yaml of release 1.x), and 51.65 / 53.58 "
-        "percent (16.99 GB) for that of a later training, "
-        "segmenter_vit-l_mask_8x1_640x640_160k_ade20k_20220614_024513-4783a347.pth (segmenter.yml of release 0.x). "
-        "The name of this file's config says 512, the config itself 640.",
+        published_training_memory_gb=16.56,
+        published_fps=2.62,
+        notes="MMSegmentation published two trainings of this model. This is the earlier one, of January 2022, which "
+        "the index of models of its earlier releases 0.x and of 1.x has; the name of its config says 512, the config "
+        "itself 640. The later one is segmenter-vit-large-patch16-mask-ade20k-640-mmseg here.",
+        repo_suffix="-20220105",
     ),
     _augreg(
         "vit_tiny_patch16_384",
@@ -517,6 +557,15 @@ _ROWS = (
 RELEASED = {row.name: row for row in _ROWS}
 
 
+def _rows_by_name() -> dict[str, ReleasedCheckpoint]:
+    return RELEASED | {row.repo_name: row for row in RELEASED.values()}
+
+
+def is_released(source: str | Path) -> bool:
+    """Whether what a user names is a released checkpoint, by a name that [`find_released`] knows, and no path here."""
+    return str(source) in _rows_by_name() and not Path(source).exists()
+
+
 def find_released(name: str) -> ReleasedCheckpoint:
     """
     The released checkpoint of that name.
@@ -537,7 +586,7 @@ def find_released(name: str) -> ReleasedCheckpoint:
     ('segmenter-vit-tiny-patch16-mask-ade20k-512', 480, 38.1)
 
     ```"""
-    rows = RELEASED | {row.repo_name: row for row in RELEASED.values()}
+    rows = _rows_by_name()
     if name in rows:
         return rows[name]
     matches = difflib.get_close_matches(name.lower(), rows, n=3)
@@ -641,5 +690,6 @@ __all__ = [
     "fetch_released",
     "find_released",
     "format_table",
+    "is_released",
     "released_folder",
 ]

@@ -106,7 +106,8 @@ def make_title(row: ReleasedCheckpoint) -> str:
     """What the model is called for readers, in the paper's words where it is one of the paper."""
     architecture = ARCHITECTURES[row.backbone]
     size = SIZE_LETTERS[architecture.hidden_size]
-    origin = " (MMSegmentation)" if row.source.startswith("mmsegmentation") else ""
+    date = row.repo_suffix.replace("-", " ")
+    origin = f" (MMSegmentation{date})" if row.source.startswith("mmsegmentation") else ""
     if row.is_encoder:
         return f"Segmenter encoder ViT-{size}/{architecture.patch_size}, AugReg{origin}"
     deit = "-DeiT" if architecture.use_distillation_token else ""
@@ -256,6 +257,8 @@ def write_results(row: ReleasedCheckpoint, results: list[Result]) -> str:
         )
     if published:
         parts += ["Published with these weights, by the code that they are from:", format_results_table(published)]
+        if row.published_fps is not None:
+            parts.append(paragraph(describe_cost(row)))
     if measured:
         parts += ["Measured with the converted weights:", format_results_table(measured)]
         details = [paragraph(describe_fingerprints(measured)), *map(write_measurement, measured)]
@@ -284,6 +287,15 @@ def write_results(row: ReleasedCheckpoint, results: list[Result]) -> str:
         )
     )
     return "\n\n".join(parts)
+
+
+def describe_cost(row: ReleasedCheckpoint) -> str:
+    """The published speed, and the memory of training where it was published."""
+    text = f"Published beside it, on V100 GPUs: {row.published_fps:g} images per second"
+    if row.published_training_memory_gb is not None:
+        text += f" at {row.crop_size} x {row.crop_size} pixels, and {row.published_training_memory_gb:g} GB of memory"
+        text += " in training"
+    return f"{text}."
 
 
 def write_conversion(row: ReleasedCheckpoint) -> str:

@@ -2,9 +2,8 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
-from ..conversion.released import RELEASED
+from ..conversion.released import find_released, is_released
 from .card_facts import PRETRAINED_WEIGHTS, SOURCES
 from .card_text import LICENCE_NAMES, link_source
 from .markdown import inline_code
@@ -53,8 +52,8 @@ def find_starting_weights(name: str | None, is_from_scratch: bool | None = None)
     if is_from_scratch:
         raise ValueError(f"Training cannot have started from scratch and from {name}. Leave one out.")
     # Their names look like ids of the Hub.
-    if name in RELEASED and not Path(name).exists():
-        row = RELEASED[name]
+    if is_released(name):
+        row = find_released(name)
         weights, licence = PRETRAINED_WEIGHTS[row.backbone], LICENCE_NAMES[row.licence]
         if row.is_encoder:
             return StartingWeights(weights.description, weights.base_model, weights.citations, licence)

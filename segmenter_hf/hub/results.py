@@ -155,14 +155,13 @@ def _check_percent(value: Any, name: str):
 
 
 def published_results(row: ReleasedCheckpoint) -> list[Result]:
-    """The published figures of a released checkpoint: single scale before multi-scale, for each time they were."""
+    """The published figures of a released checkpoint: single scale before multi-scale."""
     if row.protocol is None:
         return []
     dataset, source = DATASETS[row.dataset], SOURCES[row.source]
-    first = (row.published_miou_percent_ss, row.published_miou_percent_ms)
-    pairs = [] if None in first else [(source.name, first)]
-    if row.also_published_miou_percent is not None:
-        pairs.append((f"{source.name}, another training of this model", row.also_published_miou_percent))
+    figures = (row.published_miou_percent_ss, row.published_miou_percent_ms)
+    if None in figures:
+        return []
     return [
         Result(
             metric=METRIC,
@@ -177,10 +176,9 @@ def published_results(row: ReleasedCheckpoint) -> list[Result]:
                 flip=multi_scale,
             ),
             kind=PUBLISHED,
-            source={"name": name, "url": source.results_url},
+            source={"name": source.name, "url": source.results_url},
         )
-        for name, pair in pairs
-        for multi_scale, value in zip((False, True), pair, strict=True)
+        for multi_scale, value in zip((False, True), figures, strict=True)
     ]
 
 

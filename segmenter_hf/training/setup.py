@@ -16,7 +16,7 @@ from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME
 
 from ..configuration_segmenter import SegmenterConfig
 from ..conversion import ConversionError, convert_checkpoint, convert_released
-from ..conversion.released import RELEASED
+from ..conversion.released import is_released
 from ..data.augmentation import SegmentationAugmentation
 from ..data.checks import check_splits
 from ..data.labels import LABEL_SETS, load_label_set
@@ -169,7 +169,7 @@ def find_checkpoint(model_args: ModelArguments, folder: Path) -> Checkpoint | No
         return None
     settings = {"cache_dir": model_args.cache_dir, "token": model_args.token, "revision": model_args.model_revision}
     try:
-        if name in RELEASED and not Path(name).exists():
+        if is_released(name):
             convert_released(name, folder / "converted", model_args.cache_dir)
             name, settings = str(folder / "converted"), {}
         else:

@@ -111,7 +111,7 @@ def test_original(name, decoder_type, folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["segmenter_vit-s_linear_8x1_512x512_160k_ade20k", "segmenter_vit-l_mask_8x1_512x512_160k_ade20k"]
+    "name", ["segmenter_vit-s_linear_8x1_512x512_160k_ade20k", "segmenter_vit-l_mask_8x1_640x640_160k_ade20k"]
 )
 def test_mmsegmentation(name, folder):
     released = find_released(name)

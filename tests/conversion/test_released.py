@@ -21,6 +21,7 @@ from segmenter_hf.conversion.released import (
     fetch_released,
     find_released,
     format_table,
+    is_released,
 )
 from segmenter_hf.conversion.sources import read_source
 from tests.conversion.flaky_server import Fault, FlakyServer
@@ -65,7 +66,7 @@ class TestTable:
         sources = [row.source for row in ROWS]
         assert {source: sources.count(source) for source in sources} == {
             "original": 10,
-            "mmsegmentation": 5,
+            "mmsegmentation": 6,
             "augreg": 4,
             "mmsegmentation-encoder": 4,
         }
@@ -87,7 +88,10 @@ class TestTable:
             "ade20k/seg_tiny_mask": "segmenter-vit-tiny-patch16-mask-ade20k-512",
             "ade20k/seg_base_deit_linear": "segmenter-deit-base-distilled-patch16-linear-ade20k-512",
             "pascal_context/seg_large_mask": "segmenter-vit-large-patch16-mask-pascal-context-480",
-            "segmenter_vit-l_mask_8x1_512x512_160k_ade20k": "segmenter-vit-large-patch16-mask-ade20k-640-mmseg",
+            "segmenter_vit-l_mask_8x1_640x640_160k_ade20k": "segmenter-vit-large-patch16-mask-ade20k-640-mmseg",
+            "segmenter_vit-l_mask_8x1_512x512_160k_ade20k": (
+                "segmenter-vit-large-patch16-mask-ade20k-640-mmseg-20220105"
+            ),
             "vit_tiny_patch16_384": "segmenter-encoder-vit-tiny-patch16-384",
             "vit_tiny_p16_384": "segmenter-encoder-vit-tiny-patch16-384-mmseg",
         }
@@ -128,6 +132,9 @@ class TestTable:
             "segmenter_vit-s_linear_8x1_512x512_160k_ade20k": "https://download.openmmlab.com/mmsegmentation/v0.5/"
             "segmenter/segmenter_vit-s_linear_8x1_512x512_160k_ade20k/"
             "segmenter_vit-s_linear_8x1_512x512_160k_ade20k_20220105_151713-39658c46.pth",
+            "segmenter_vit-l_mask_8x1_640x640_160k_ade20k": "https://download.openmmlab.com/mmsegmentation/v0.5/"
+            "segmenter/segmenter_vit-l_mask_8x1_640x640_160k_ade20k/"
+            "segmenter_vit-l_mask_8x1_640x640_160k_ade20k_20220614_024513-4783a347.pth",
             "vit_large_patch16_384": "https://storage.googleapis.com/vit_models/augreg/L_16-i21k-300ep-lr_0.001-"
             "aug_medium1-wd_0.1-do_0.1-sd_0.1--imagenet2012-steps_20k-lr_0.01-res_384.npz",
             "vit_large_p16_384": "https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/segmenter/"
@@ -144,6 +151,15 @@ class TestTable:
         notes = "\n".join(lines[len(ROWS) + 1 :])
         for row in MODELS:
             assert row.notes in notes
+
+
+def test_released_checkpoints_are_told_from_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("vit_tiny_p16_384", "segmenter-vit-large-patch16-mask-ade20k-640-mmseg-20220105"):
+        assert is_released(name)
+        (tmp_path / name).mkdir()
+        assert not is_released(name)
+    assert not is_released("someone/vit_tiny_p16_384")
 
 
 class TestProtocols:
@@ -165,6 +181,8 @@ class TestProtocols:
         assert facts("pascal_context/seg_large_mask") == (520, 4160, 448)
         assert facts("cityscapes/seg_large_linear") == (1024, 2048, 736)
         assert facts("segmenter_vit-b_mask_8x1_512x512_160k_ade20k") == (512, 2048, 480)
+        assert facts("segmenter_vit-l_mask_8x1_640x640_160k_ade20k") == (640, 2560, 608)
+        # Its config is of release 0.21, which has another `img_scale`.
         assert facts("segmenter_vit-l_mask_8x1_512x512_160k_ade20k") == (640, 2048, 608)
 
     def test_strides_in_training(self):
@@ -189,15 +207,34 @@ class TestProtocols:
             (45.75, 46.82),
             (46.19, 47.85),
             (49.60, 51.07),
+            (51.65, 53.58),
             (52.16, 53.65),
         ]
-        # Published beside those of another file, which the table names.
-        assert [row.name for row in ROWS if row.also_published_miou_percent] == [MODELS[-1].name]
-        assert MODELS[-1].also_published_miou_percent == (51.65, 53.58)
-        assert re.search(
-            r"52\.16 / 53\.65 .* for this file .* 51\.65 / 53\.58 .* 4783a347",
-            MODELS[-1].notes.replace("_", " ").replace("-", " "),
-        )
+
+    def test_cost(self):
+        by_mmsegmentation = {
+            row.name: (row.published_training_memory_gb, row.published_fps)
+            for row in MODELS
+            if row.source == "mmsegmentation"
+        }
+        assert list(by_mmsegmentation.values()) == [
+            (1.21, 27.98),
+            (1.78, 28.07),
+            (2.03, 24.80),
+            (4.20, 13.20),
+            (16.99, 3.03),
+            (16.56, 2.62),
+        ]
+        assert [row.published_fps for row in MODELS if row.source == "original"] == [
+            *(52.4, 34.8, 24.1, 4.2, None, 27.3, 24.1, None, None, None)
+        ]
+
+    def test_two_trainings_of_one_model_name_each_other(self):
+        later, earlier = MODELS[-2:]
+        assert later.files[0].name.endswith("_20220614_024513-4783a347.pth")
+        assert earlier.files[0].name.endswith("_20220105_162750-7ef345be.pth")
+        for row, other in ((later, earlier), (earlier, later)):
+            assert re.search(rf"{other.repo_name}(?!-)", row.notes)
 
     @each([row for row in ROWS if row.is_encoder])
     def test_encoders_have_none(self, row):
