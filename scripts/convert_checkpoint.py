@@ -66,7 +66,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "output_dir", metavar="OUTPUT_DIR", help="folder to write; without --overwrite it must be empty or not exist"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the model that is already in OUTPUT_DIR")
+    parser.add_argument("--overwrite", action="store_true", help="replace what conversion wrote into OUTPUT_DIR")
     parser.add_argument("--format", choices=FORMATS, help="the format of SOURCE, where its contents should not tell")
 
     released = parser.add_argument_group("released checkpoints")

@@ -45,7 +45,8 @@ def check_output_dir(folder: str | Path):
         for parent in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
             parent.mkdir(exist_ok=True)
             undo.callback(_remove_if_empty, parent)
-        with tempfile.NamedTemporaryFile(prefix=".probe-", dir=folder) as file:
+        # Without a name, where the system has such files: nothing is left if this is killed.
+        with tempfile.TemporaryFile(prefix=".probe-", dir=folder) as file:
             file.write(bytes(PROBE_BYTES))
             file.flush()
             os.fsync(file.fileno())
@@ -56,7 +57,7 @@ def check_output_file(file: str | Path):
     As [`check_output_dir`], for a file that will be written or replaced.
 
     Raises:
-        OutputError: if it cannot be, or if it is a folder or a device.
+        OutputError: if it cannot be, or if it is a folder, a device, or protected.
     """
     file = Path(file)
     with refuse_unwritable(file):
@@ -64,6 +65,9 @@ def check_output_file(file: str | Path):
             raise OutputError(f"{file} is a folder, expected the name of a file in it.")
         if file.exists() and not file.is_file():
             raise OutputError(f"{file} is no regular file. Name another place.")
+        if file.exists():
+            with open(file, "rb+"):
+                pass
         try:
             check_output_dir(file.parent)
         except OutputError as error:

@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,22 @@ def encode_png(values: np.ndarray) -> bytes:
     # No row is predicted from the one above it.
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def run_in_child(function: Callable[[], object]) -> int:
+    """
+    Calls `function` in a copy of this process, and returns how that ended: 0, 1 after an error, or the negative number
+    of a signal. Only for functions that do without threads, which a copy has not.
+    """
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            function()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def run_python(

@@ -2,35 +2,61 @@
 
 import contextlib
 import os
-import tempfile
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from transformers.utils import CONFIG_NAME
+
+from .. import configuration_segmenter, image_processing_pil_segmenter, image_processing_segmenter, modeling_segmenter
+from ..configuration_segmenter import SegmenterConfig
 from ..image_processing_pil_segmenter import SegmenterImageProcessorPil
 from ..modeling_segmenter import SegmenterPreTrainedModel
+from ..output_folders import replacing_folder
+from ..outputs import OutputError
 from .encoders import EncoderOptions
 from .errors import ConversionError, refuse_os_errors
 from .formats import FORMATS, Converted, check_no_options, load, recognise
 from .pretrained import TIMM_PREFIX, load_timm_model
 from .released import ReleasedCheckpoint, apply_protocol, fetch_released, find_released, is_released
 from .reporting import hide_progress_bars, hold_warnings, silence_libraries
+from .safe_loading import load_json
 from .sources import read_source
+from .state_dict import list_names
 
 
-def check_output_dir(output_dir: str | Path, overwrite: bool = False, source: str | Path | None = None) -> Path:
+# Of the folders beside its output, which killed processes leave and the next one removes.
+TEMPORARY_PREFIX = ".converting-"
+CODE_MODULES = (
+    configuration_segmenter,
+    modeling_segmenter,
+    image_processing_segmenter,
+    image_processing_pil_segmenter,
+)
+CODE_FILES = {Path(module.__file__).name for module in CODE_MODULES}
+# In several files too, as older releases of transformers saved large models.
+MODEL_FILES = re.compile(
+    r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|preprocessor_config\.json"
+)
+# What a push adds: the card, which says what wrote it, and the licence of the weights.
+CARD_FILE, CARD_MARK = "README.md", b"Converted by `segmenter_hf`"
+LICENCE_FILE, LICENCES = "LICENSE", Path(__file__).parents[1] / "hub" / "licences"
+
+
+def check_model_folder(output_dir: str | Path, overwrite: bool = False, source: str | Path | None = None) -> Path:
     """
     Refuses an output folder whose contents would be lost, and returns the folder that will be written: of a link the
     one that it points to, since beside it is where renaming works.
 
     Raises:
-        ConversionError: if `output_dir` is a file, or a folder that is not empty; with `overwrite`, if it holds no
-            model that `save_pretrained` wrote, or contains the source.
+        ConversionError: if `output_dir` is a file, or a folder that is not empty; with `overwrite`, if it holds
+            anything but a model that conversion wrote, or contains the source.
     """
     with refuse_os_errors(f"{output_dir} cannot be written"):
-        return _check_output_dir(Path(output_dir).resolve(), overwrite, source)
+        return _check_model_folder(Path(output_dir).resolve(), overwrite, source)
 
 
-def _check_output_dir(output_dir: Path, overwrite: bool, source: str | Path | None) -> Path:
+def _check_model_folder(output_dir: Path, overwrite: bool, source: str | Path | None) -> Path:
     if not output_dir.exists():
         return output_dir
     if not output_dir.is_dir():
@@ -41,45 +67,54 @@ def _check_output_dir(output_dir: Path, overwrite: bool, source: str | Path | No
         raise ConversionError(f"{output_dir} is not empty. Choose another folder, or pass --overwrite to replace it.")
     if source is not None and Path(source).resolve().is_relative_to(output_dir):
         raise ConversionError(f"{output_dir} contains the source {source} and is not overwritten.")
-    if not (output_dir / "config.json").is_file():
-        raise ConversionError(f"{output_dir} holds no config.json, so it is no model folder and is not overwritten.")
+    foreign = find_foreign(output_dir)
+    if foreign:
+        raise ConversionError(
+            f"{output_dir} is not overwritten, since conversion has not written all that is in it: "
+            f"{list_names(foreign)}. Choose another folder, or move that away."
+        )
+    if not (output_dir / CONFIG_NAME).exists():
+        raise ConversionError(f"{output_dir} holds no {CONFIG_NAME}, so it is no model folder and is not overwritten.")
     return output_dir
+
+
+def find_foreign(folder: Path) -> list[str]:
+    """The names of what neither conversion nor a push has written into a folder."""
+    return [path.name for path in folder.iterdir() if not _is_written(path)]
+
+
+def _is_written(path: Path) -> bool:
+    if path.is_symlink() or not path.is_file():
+        return False
+    if path.name == CONFIG_NAME:
+        with contextlib.suppress(ConversionError):
+            return load_json(path).get("model_type") == SegmenterConfig.model_type
+        return False
+    if path.name == CARD_FILE:
+        return CARD_MARK in path.read_bytes()
+    if path.name == LICENCE_FILE:
+        return path.read_bytes() in [file.read_bytes() for file in LICENCES.iterdir()]
+    return path.name in CODE_FILES or MODEL_FILES.fullmatch(path.name) is not None
 
 
 @contextlib.contextmanager
 def new_folder(output_dir: str | Path, overwrite: bool = False, source: str | Path | None = None) -> Iterator[Path]:
     """
     A folder to write into that gets the name `output_dir` when all is done. It is made at once, since there is no use
-    in converting what cannot be written; if anything fails, it and the parents that were made for it are removed.
+    in converting what cannot be written. See [`~segmenter_hf.output_folders.replacing_folder`].
 
     Raises:
         ConversionError: if the folder cannot be written, or contents of `output_dir` would be lost.
     """
-    output_dir = check_output_dir(output_dir, overwrite, source)
-    problem = f"{output_dir} cannot be written"
-    with contextlib.ExitStack() as stack:
-        with refuse_os_errors(problem):
-            missing = [parent for parent in output_dir.parents if not parent.exists()]
-            undo = stack.enter_context(contextlib.ExitStack())
-            for parent in reversed(missing):
-                parent.mkdir(exist_ok=True)
-                undo.callback(_remove_if_empty, parent)
-            temporary = tempfile.TemporaryDirectory(prefix=".converting-", dir=output_dir.parent)
-            folder = Path(stack.enter_context(temporary))
-        # A folder inside, because temporary folders are readable by their owner only.
-        yield folder / "model"
-        with refuse_os_errors(problem):
-            # Again, since converting takes a while in which the folder may have been filled.
-            check_output_dir(output_dir, overwrite, source)
-            if output_dir.exists():
-                os.rename(output_dir, folder / "replaced")
-            os.rename(folder / "model", output_dir)
-        undo.pop_all()
-
-
-def _remove_if_empty(folder: Path):
-    with contextlib.suppress(OSError):
-        folder.rmdir()
+    output_dir = check_model_folder(output_dir, overwrite, source)
+    try:
+        # Checked again, since converting takes a while in which the folder may have been filled.
+        with replacing_folder(
+            output_dir, TEMPORARY_PREFIX, lambda: check_model_folder(output_dir, overwrite, source)
+        ) as folder:
+            yield folder
+    except OutputError as error:
+        raise ConversionError(str(error)) from error
 
 
 def convert_checkpoint(
@@ -101,7 +136,8 @@ def convert_checkpoint(
             it, if it has no config inside), or of a Vision Transformer to start training from: AugReg's `.npz`, files
             of timm, DeiT and MMSegmentation, folders of transformers; or `timm:NAME`, which timm downloads.
         output_dir (`str` or `Path`): The folder to write. Missing parents are made.
-        overwrite (`bool`, *optional*, defaults to `False`): Whether a model folder that is there already is replaced.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether a model that conversion wrote there before is
+            replaced. A folder with anything else in it never is.
         format (`str`, *optional*): One of [`~segmenter_hf.conversion.formats.FORMATS`]. By default, the contents tell.
         encoder_options (`EncoderOptions`, *optional*): What files of encoders do not say.
 
@@ -141,7 +177,7 @@ def convert_released(
     check_released_options(released, format, encoder_options)
     with hold_warnings(), new_folder(output_dir, overwrite) as folder:
         source = fetch_released(released, cache_dir)
-        check_output_dir(output_dir, overwrite, source)
+        check_model_folder(output_dir, overwrite, source)
         with silence_libraries():
             model, image_processor = load_checkpoint(source, released.source, encoder_options)
             save_checkpoint(model, apply_protocol(image_processor, released), folder, output_dir)

@@ -6,11 +6,8 @@ push that was interrupted anywhere continues when it is run again, and one that 
 import hashlib
 import json
 import logging
-import os
 import random
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,30 +24,35 @@ from huggingface_hub.utils import parse_ratelimit_headers, validate_repo_id
 from transformers import AutoImageProcessor, PreTrainedModel
 from transformers.utils import is_torchvision_available
 
-from .. import configuration_segmenter, image_processing_pil_segmenter, image_processing_segmenter, modeling_segmenter
-from ..conversion.convert import load_checkpoint, new_folder, save_checkpoint
+from .. import modeling_segmenter
+from ..conversion.convert import (
+    CARD_FILE,
+    CODE_MODULES,
+    LICENCE_FILE,
+    LICENCES,
+    TEMPORARY_PREFIX,
+    load_checkpoint,
+    save_checkpoint,
+)
 from ..conversion.download import httpx
 from ..conversion.errors import ConversionError
 from ..conversion.released import ReleasedCheckpoint, apply_protocol, fetch_released, released_folder
 from ..conversion.reporting import hold_warnings, silence_libraries
+from ..conversion.state_dict import list_names
 from ..image_processing_pil_segmenter import SegmenterImageProcessorPil
+from ..output_folders import clear_leftovers, replacing_folder
+from ..outputs import OutputError, check_output_dir, write_text
 from .cards import TAG, make_card
 from .results import Result, read_results, update_results
 
 
 logger = logging.getLogger(__name__)
 
-CODE_MODULES = (
-    configuration_segmenter,
-    modeling_segmenter,
-    image_processing_segmenter,
-    image_processing_pil_segmenter,
-)
-CARD_FILE = "README.md"
-# The licence of the weights: that of MIT asks for its notice to come along. The code states its own.
-LICENCE_FILE = "LICENSE"
-LICENCES = Path(__file__).parent / "licences"
-MODEL_FILES = {CARD_FILE, LICENCE_FILE, "config.json", "model.safetensors", "preprocessor_config.json"}
+# With the licence of the weights: that of MIT asks for its notice to come along. The code states its own.
+REPOSITORY_FILES = {
+    *(CARD_FILE, LICENCE_FILE, "config.json", "model.safetensors", "preprocessor_config.json"),
+    *(Path(module.__file__).name for module in CODE_MODULES),
+}
 # Which the Hub itself writes into a new repository.
 HUB_FILES = {".gitattributes"}
 
@@ -150,14 +152,6 @@ def describe_downloads(row: ReleasedCheckpoint, cache_dir: Path | None) -> list[
     return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in paths if path.is_file()]
 
 
-def write_text(path: Path, text: str):
-    """Writes a file that is complete under its name or not there."""
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".writing-", delete=False) as file:
-        file.write(text)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
-
-
 def write_documents(
     folder: Path, row: ReleasedCheckpoint, repo_id: str, revision: str, results: list[Result], model: PreTrainedModel
 ):
@@ -200,8 +194,9 @@ def assemble(
 
     Raises:
         ConversionError: if it cannot be downloaded or converted.
-        PushError: if its figures are not what a card can show, or what was assembled does not load as what was
-            converted.
+        OutputError: if it cannot be written.
+        PushError: if its figures are not what a card can show, what was assembled does not load as what was converted,
+            or files of others are in its place.
     """
     try:
         results = update_results(row, read_results(results_dir, row))
@@ -209,16 +204,16 @@ def assemble(
         raise PushError(f"The results of {row.repo_name} in {results_dir} cannot be read: {error}") from error
     digest = digest_of_inputs(row, repo_id, tag, results)
     folder = work_dir / repo_id
-    # Written last: without it, the folder was not verified.
+    # Written last: without it, or with that of other contents, the folder was not verified.
     stamp = folder.with_name(f"{folder.name}.json")
     manifest = read_verified(stamp, folder, {"digest": digest, "downloads": describe_downloads(row, cache_dir)})
     if manifest is not None:
         return folder, manifest
 
-    # Nobody else's: this is the push's own folder.
-    stamp.unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    with hold_warnings(), new_folder(folder) as unfinished:
+    with (
+        hold_warnings(),
+        replacing_folder(folder.resolve(), TEMPORARY_PREFIX, lambda: check_assembled(folder)) as unfinished,
+    ):
         source = fetch_released(row, cache_dir)
         with silence_libraries():
             model, image_processor = load_checkpoint(source, row.source)
@@ -230,6 +225,25 @@ def assemble(
     stamped = {"digest": digest, "downloads": describe_downloads(row, cache_dir)}
     write_text(stamp, json.dumps({**stamped, "manifest": [asdict(entry) for entry in manifest]}, indent=1))
     return folder, manifest
+
+
+def check_assembled(folder: Path):
+    """
+    Raises:
+        PushError: if there is anything in a folder that no push has put there.
+    """
+    if not folder.exists():
+        return
+    foreign = [
+        path.name
+        for path in folder.iterdir()
+        if path.is_symlink() or not path.is_file() or path.name not in REPOSITORY_FILES
+    ]
+    if foreign:
+        raise PushError(
+            f"{folder} holds what no push has put there: {list_names(foreign)}. Move that away, or pass another "
+            "--work_dir."
+        )
 
 
 @torch.no_grad()
@@ -267,7 +281,7 @@ def verify(folder: Path, model: PreTrainedModel, image_processor: SegmenterImage
     sources = [Path(module.__file__) for module in CODE_MODULES]
     differences += [path.name for path in sources if (folder / path.name).read_bytes() != path.read_bytes()]
     names = {path.name for path in folder.iterdir()}
-    differences += sorted(names ^ {*MODEL_FILES, *(path.name for path in sources)})
+    differences += sorted(names ^ REPOSITORY_FILES)
     if differences:
         raise PushError(f"{folder} does not load as what was converted. It differs in: {', '.join(differences)}.")
 
@@ -487,6 +501,19 @@ def check_names(rows: list[ReleasedCheckpoint], org: str, tag: str):
         raise PushError(f"{tag!r} cannot be a tag. Take letters, digits, dots and dashes, as in v1.0, but not main.")
 
 
+def check_downloads(rows: list[ReleasedCheckpoint], org: str, work_dir: Path, cache_dir: Path | None):
+    """
+    Raises:
+        OutputError: if checkpoints have to be downloaded, and there is no place for them. What is complete may be
+            read-only.
+    """
+    for row in rows:
+        folder = released_folder(row, cache_dir)
+        is_there = all((folder / file.name).is_file() for file in row.files)
+        if not is_there and not (work_dir / org / row.repo_name).is_dir():
+            check_output_dir(folder.parent)
+
+
 def check_access(api: HfApi, org: str | None = None) -> str:
     """
     Asks whose the token is, before any work is done.
@@ -512,16 +539,6 @@ def check_access(api: HfApi, org: str | None = None) -> str:
             "with it by `hf auth login`, or set HF_TOKEN."
         )
     return org
-
-
-def remove_leftovers(folder: Path):
-    """Removes what killed runs left half-written, weights included."""
-    for pattern in (".converting-*", ".writing-*"):
-        for path in folder.glob(pattern):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
 
 
 def add_to_collection(api: HfApi, org: str, row: ReleasedCheckpoint, repo_id: str, private: bool = False):
@@ -597,7 +614,7 @@ def push_released(
 
     Raises:
         AccessError: if the Hub refuses the token.
-        PushError: if another push uses `work_dir`.
+        PushError: if another push uses `work_dir`, or it cannot be written, or downloads cannot.
     """
     work_dir = Path(work_dir or Path(huggingface_hub.constants.HF_HOME) / "segmenter_hf" / "push")
     cache_dir = None if cache_dir is None else Path(cache_dir)
@@ -606,17 +623,21 @@ def push_released(
         raise PushError("HF_HUB_OFFLINE forbids to speak with the Hub. Unset it, or pass --dry_run.")
     api = api or HfApi()
     try:
+        check_output_dir(work_dir)
+        check_downloads(rows, org, work_dir, cache_dir)
         work_dir.mkdir(parents=True, exist_ok=True)
         lock = FileLock(work_dir / ".lock", timeout=0)
         lock.acquire()
     except Timeout as error:
         raise PushError(f"Another push is at work in {work_dir}. Wait for it, or pass another --work_dir.") from error
+    except OutputError as error:
+        raise PushError(str(error)) from error
     except OSError as error:
         raise PushError(f"{work_dir} cannot be written: {error}.") from error
     try:
         if not dry_run:
             check_access(api, org)
-        remove_leftovers(work_dir / org)
+        clear_leftovers(work_dir / org, TEMPORARY_PREFIX)
         for row in rows:
             repo_id, manifest = f"{org}/{row.repo_name}", []
             try:
@@ -627,7 +648,7 @@ def push_released(
                     add_to_collection(api, org, row, repo_id, private)
             except AccessError:
                 raise
-            except (ConversionError, PushError, OSError) as error:
+            except (ConversionError, OutputError, PushError, OSError) as error:
                 yield Outcome(repo_id, manifest, [], " ".join(str(error).split()))
             else:
                 yield Outcome(repo_id, manifest, uploaded)
@@ -646,5 +667,4 @@ __all__ = [
     "push_folder",
     "push_released",
     "write_documents",
-    "write_text",
 ]

@@ -13,6 +13,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from ..outputs import write_text
 from .names import HUB_TOKEN
 from .push import (
     CARD_FILE,
@@ -23,7 +24,6 @@ from .push import (
     check_access,
     make_manifest,
     push_folder,
-    write_text,
 )
 
 

@@ -2,12 +2,15 @@
 
 import errno
 import os
+import re
+import shutil
+import signal
 
 import pytest
 
 from segmenter_hf.conversion import ConversionError, convert_checkpoint
-from segmenter_hf.conversion.convert import load_checkpoint
-from tests.common import CODE_FILES
+from segmenter_hf.conversion.convert import CARD_MARK, LICENCES, load_checkpoint
+from tests.common import CODE_FILES, REPOSITORY, run_in_child
 from tests.conversion.original_checkpoints import make_original_checkpoint
 
 
@@ -50,26 +53,100 @@ def test_link_to_a_folder_is_followed(source, tmp_path):
 def test_folder_in_use_is_replaced_only_when_asked(source, tmp_path):
     output_dir = tmp_path / "output"
     convert_checkpoint(source, output_dir)
-    (output_dir / "stale.safetensors").touch()
+    # Of a larger model, and of a push.
+    stale = {"model-00001-of-00002.safetensors", "model.safetensors.index.json", "README.md", "LICENSE"}
+    for name in stale:
+        (output_dir / name).touch()
+    shutil.copy(REPOSITORY / "model_cards" / "segmenter-encoder-vit-tiny-patch16-384.md", output_dir / "README.md")
+    shutil.copy(LICENCES / "mit.txt", output_dir / "LICENSE")
     with pytest.raises(ConversionError, match=r"output is not empty.*--overwrite"):
         convert_checkpoint(source, output_dir)
-    assert names(output_dir) == OUTPUT_FILES | {"stale.safetensors"}
+    assert names(output_dir) == OUTPUT_FILES | stale
     convert_checkpoint(source, output_dir, overwrite=True)
     assert names(output_dir) == OUTPUT_FILES
     assert names(tmp_path) == {"source", "output"}
 
 
+def test_every_card_tells_that_conversion_wrote_it():
+    for card in (REPOSITORY / "model_cards").glob("*.md"):
+        assert CARD_MARK in card.read_bytes(), card
+
+
+def write_file(name: str, text: str = "mine"):
+    def write(folder):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+
+    return write
+
+
+def link_weights(folder):
+    shutil.move(folder / "model.safetensors", folder.parent / "weights")
+    (folder / "model.safetensors").symlink_to(folder.parent / "weights")
+
+
+def link_photos(folder):
+    (folder.parent / "photos").mkdir()
+    (folder.parent / "photos" / "photo.jpg").touch()
+    (folder / "photos").symlink_to(folder.parent / "photos")
+
+
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [
+        (write_file("checkpoint-100/model.safetensors"), "checkpoint-100"),
+        (write_file(".git/HEAD"), ".git"),
+        (write_file("results.json"), "results.json"),
+        (write_file("trainer_state.json"), "trainer_state.json"),
+        (write_file("NOTES.md"), "NOTES.md"),
+        (write_file("README.md", "# My thesis"), "README.md"),
+        (write_file("LICENSE", "All rights reserved"), "LICENSE"),
+        (write_file("mine.safetensors"), "mine.safetensors"),
+        (write_file("model.safetensors.index.json/notes.txt"), "model.safetensors.index.json"),
+        (write_file("config.json", '{"model_type": "vit"}'), "config.json"),
+        (write_file("config.json", "half a file"), "config.json"),
+        (lambda folder: (folder / "empty").mkdir(), "empty"),
+        (link_weights, "model.safetensors"),
+        (link_photos, "photos"),
+    ],
+)
+@pytest.mark.parametrize("by_link", [False, True])
+def test_what_conversion_has_not_written_is_never_removed(write, name, by_link, source, tmp_path, monkeypatch):
+    output_dir = tmp_path / "output"
+    convert_checkpoint(source, output_dir)
+    write(output_dir)
+    before = sorted((path, path.is_file() and path.read_bytes()) for path in tmp_path.rglob("*"))
+    if by_link:
+        (tmp_path / "link").symlink_to(output_dir)
+    monkeypatch.setattr("segmenter_hf.conversion.convert.load_checkpoint", None)
+    with pytest.raises(ConversionError, match=f"output is not overwritten, .* in it: {re.escape(name)}. Choose"):
+        convert_checkpoint(source, tmp_path / ("link" if by_link else "output"), overwrite=True)
+    (tmp_path / "link").unlink(missing_ok=True)
+    assert sorted((path, path.is_file() and path.read_bytes()) for path in tmp_path.rglob("*")) == before
+
+
 def test_only_models_are_overwritten(source, tmp_path):
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "chapter1.tex").touch()
-    with pytest.raises(ConversionError, match=r"thesis holds no config\.json"):
-        convert_checkpoint(source, tmp_path / "thesis", overwrite=True)
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "model.safetensors").touch()
+    with pytest.raises(ConversionError, match=r"weights holds no config\.json"):
+        convert_checkpoint(source, tmp_path / "weights", overwrite=True)
     (source / "config.json").touch()
     for output_dir in (source, source / "checkpoint.pth"):
         with pytest.raises(ConversionError, match=r"contains the source|is a file"):
             convert_checkpoint(source / "checkpoint.pth", output_dir, overwrite=True)
     assert names(source) == {"checkpoint.pth", "variant.yml", "config.json"}
-    assert names(tmp_path / "thesis") == {"chapter1.tex"}
+    assert names(tmp_path / "weights") == {"model.safetensors"}
+
+
+def test_a_killed_conversion_leaves_a_folder_that_the_next_clears(source, tmp_path, monkeypatch):
+    with monkeypatch.context() as context:
+        context.setattr(
+            "segmenter_hf.conversion.convert.save_checkpoint", lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        )
+        assert run_in_child(lambda: convert_checkpoint(source, tmp_path / "output")) == -signal.SIGKILL
+    assert len(names(tmp_path)) == 2 and not (tmp_path / "output").exists()
+    convert_checkpoint(source, tmp_path / "other")
+    assert names(tmp_path) == {"source", "other"}
 
 
 def test_failure_leaves_nothing_and_what_was_there(source, tmp_path):
@@ -124,7 +201,7 @@ def test_output_that_cannot_be_written_costs_no_conversion(source, tmp_path, mon
     def fail(**settings):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("tempfile.TemporaryDirectory", fail)
+    monkeypatch.setattr("tempfile.mkdtemp", fail)
     with pytest.raises(ConversionError, match="output cannot be written: Permission denied"):
         convert_checkpoint(source, tmp_path / "a" / "output")
     assert names(tmp_path) == {"source"}

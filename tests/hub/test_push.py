@@ -19,7 +19,8 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 from segmenter_hf.conversion.released import find_released
 from segmenter_hf.hub import push
 from segmenter_hf.hub.push import AccessError, PushError, make_manifest, push_released
-from tests.common import CODE_FILES, REPOSITORY, run_python
+from segmenter_hf.output_folders import temporary_folder
+from tests.common import CODE_FILES, REPOSITORY, run_in_child, run_python
 from tests.conversion.encoder_checkpoints import make_augreg_arrays
 from tests.conversion.original_checkpoints import make_original_checkpoint
 from tests.hub.hub_server import Fault, HubServer, client_environment, prepare_client
@@ -265,11 +266,41 @@ def test_other_download_is_converted_again(push_here, work_dir, downloads, tmp_p
     assert outcome.error is None and stamp.stat().st_mtime_ns == changed
 
 
-def test_leftovers_of_killed_runs_are_removed(push_here, work_dir):
-    (work_dir / "lab" / ".converting-abc" / "model").mkdir(parents=True)
-    (work_dir / "lab" / ".writing-abc").touch()
+def test_leftovers_of_killed_runs_are_removed_and_nothing_else(push_here, work_dir):
+    def stop():
+        with temporary_folder(work_dir / "lab", ".converting-") as folder:
+            folder.mkdir()
+            os._exit(9)
+
+    assert run_in_child(stop) == 9
+    (left,) = (work_dir / "lab").glob(".*")
+    own = work_dir / "lab" / ".converting-photos"
+    own.mkdir()
+    (own / "photo.jpg").touch()
     push_here(ROWS[:1], dry_run=True)
-    assert not list((work_dir / "lab").glob(".*"))
+    assert list((work_dir / "lab").glob(".*")) == [own] and (own / "photo.jpg").exists()
+
+
+def test_files_of_others_in_the_place_of_a_folder_are_not_removed(push_here, work_dir):
+    folder = work_dir / REPOS[0]
+    (folder / ".git").mkdir()
+    (folder / "notes.txt").write_text("mine")
+    before = make_manifest(folder)
+    first, second = push_here(ROWS[:2], dry_run=True, tag="v2.0")
+    assert (
+        "holds what no push has put there: .git, notes.txt. Move that away, or pass another --work_dir" in first.error
+    )
+    assert second.error is None
+    assert make_manifest(folder) == before and (folder / ".git").is_dir()
+
+
+def test_folders_that_cannot_be_written_are_refused_before_anything(downloads, tmp_path):
+    (tmp_path / "file").touch()
+    settings = {"dry_run": True, "work_dir": tmp_path / "work", "cache_dir": downloads}
+    for changes in ({"work_dir": tmp_path / "file" / "x"}, {"cache_dir": tmp_path / "file"}):
+        with pytest.raises(PushError, match="file(/x)? (is a file|cannot be written)"):
+            list(push_released(ROWS, "lab", RESULTS_DIR, **(settings | changes)))
+    assert not (tmp_path / "work").exists()
 
 
 @pytest.mark.parametrize("org", ["../../evil", "bad name", "", "lab/x"])
@@ -295,12 +326,6 @@ def test_results_that_are_none_end_that_checkpoint(push_here, work_dir, download
     assert ROWS[0].repo_name in broken.error
     # Published figures are in the table.
     assert missing.error is None and "| 49.5 | 1 | no |" in (work_dir / REPOS[1] / "README.md").read_text()
-
-
-def test_folder_that_cannot_be_written(downloads, tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(PushError, match="cannot be written"):
-        list(push_released(ROWS, "lab", RESULTS_DIR, work_dir=tmp_path / "file" / "x", dry_run=True))
 
 
 def test_offline(push_here, monkeypatch):
