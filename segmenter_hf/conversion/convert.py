@@ -1,7 +1,6 @@
 """Converts a checkpoint of any format into a folder that `from_pretrained` loads."""
 
 import contextlib
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
