@@ -11,7 +11,8 @@ from datasets import Dataset, Image
 from tqdm.auto import tqdm
 
 from ..image_processing_pil_segmenter import IGNORE_INDEX
-from .findings import ExampleFile, Finding, FindingCollector
+from .examples import ExampleFile, require_length, row_name
+from .findings import Finding, FindingCollector
 
 
 logger = logging.getLogger(__name__)
@@ -96,6 +97,9 @@ def check_splits(
     Raises:
         LabelError: if there are errors; the message has those of all splits.
     """
+    if not isinstance(splits, Mapping):
+        require_length(splits)
+        raise ValueError('Expected splits by their names, such as {"train": dataset}, got a ' + type(splits).__name__)
     reports = {}
     for name, split in splits.items():
         reports[name] = report = check_labels(
@@ -147,7 +151,7 @@ def check_labels(
         dataset (`Dataset`): The split, with columns of the type `Image`, decoded or not.
         num_labels (`int`): Labels from 0 to `num_labels - 1` are valid (0 and 1 with one label, as for a binary
             model), and `ignore_index`.
-        image_column (`str`, *optional*, defaults to `"image"`): Column of the images, of which only sizes are read.
+        image_column (`str`, *optional*, defaults to `"image"`): Column of the images.
         annotation_column (`str`, *optional*, defaults to `"annotation"`): Column of the label maps.
         ignore_index (`int`, *optional*, defaults to 255): Label of pixels that have none.
         do_reduce_labels (`bool`, *optional*, defaults to `False`): Whether 0 means unlabelled and the rest minus 1 is
@@ -159,7 +163,8 @@ def check_labels(
         show_progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
 
     Raises:
-        ValueError: if there are no labels, or pixels that reduction makes unlabelled would not be ignored.
+        ValueError: if there are no labels, or pixels that reduction makes unlabelled would not be ignored; and for
+            streaming datasets.
 
     Example:
 
@@ -176,6 +181,7 @@ def check_labels(
     Label maps hold 7, expected labels from 0 to 1, or 255 where pixels have none.
 
     ```"""
+    require_length(dataset)
     if num_labels < 1:
         raise ValueError(f"Expected at least one label, got `num_labels={num_labels}`.")
     if do_reduce_labels and ignore_index != IGNORE_INDEX:
@@ -194,7 +200,8 @@ def check_labels(
     for row in tqdm(rows, desc=description, unit="image", disable=not show_progress):
         example = encoded[int(row)]
         image, annotation = (
-            ExampleFile(example[column], f"row {row} of {split}") for column in (image_column, annotation_column)
+            ExampleFile(example[column], row_name(encoded, int(row), split))
+            for column in (image_column, annotation_column)
         )
         collector.add(image, annotation)
     findings = collector.conclude(id2label or {}, len(rows), len(dataset))

@@ -6,7 +6,8 @@ import numpy as np
 from PIL import Image as PILImage
 
 from ..image_processing_pil_segmenter import IGNORE_INDEX
-from .image_files import TURNED, ImageFile, UnreadableImageError, read_image_file
+from .examples import ExampleFile
+from .image_files import TURNED, ImageFile, UnreadableImageError
 from .labels import load_label_set
 from .pairs import name_some
 
@@ -48,27 +49,6 @@ class Finding:
         number = f"{len(self.files)} file{'s' if len(self.files) > 1 else ''}"
         where = f" Found in {number}: {name_some(self.files)}." if self.files else ""
         return f"{self.problem}{where} {self.remedy}"
-
-
-class ExampleFile:
-    """
-    An image as `datasets` stores it.
-
-    Args:
-        value (`dict`): Its path or its bytes; `None` where there is no image.
-        row (`str`): What it is called if it is no file.
-    """
-
-    def __init__(self, value: dict | None, row: str):
-        path, content = (value or {}).get("path"), (value or {}).get("bytes")
-        # Of what is embedded, the path is only a name.
-        self.name = row if path is None else path if content is None else f"{row} ({path})"
-        self.source = path if content is None else content
-
-    def read(self, with_pixels: bool) -> ImageFile:
-        if self.source is None:
-            raise UnreadableImageError("there is none")
-        return read_image_file(self.source, with_pixels)
 
 
 def _list_values(values: list[int]) -> str:
@@ -114,8 +94,8 @@ class FindingCollector:
         self.colours: dict[int, tuple[tuple[int, ...], str]] = {}
 
     def add(self, image_source: ExampleFile, annotation_source: ExampleFile):
-        image = self._read(image_source, "Images", with_pixels=False)
-        annotation = self._read(annotation_source, "Label maps", with_pixels=True)
+        image = self._read(image_source, "Images")
+        annotation = self._read(annotation_source, "Label maps")
         if annotation is None:
             return
         name = annotation_source.name
@@ -134,9 +114,9 @@ class FindingCollector:
         else:
             self._add_values(name, annotation, values)
 
-    def _read(self, source: ExampleFile, what: str, with_pixels: bool) -> ImageFile | None:
+    def _read(self, source: ExampleFile, what: str) -> ImageFile | None:
         try:
-            return source.read(with_pixels)
+            return source.read(with_pixels=True)
         except UnreadableImageError as error:
             problem = f"{what} cannot be read."
             self._find("unreadable", problem, "Replace or remove them.", f"{source.name} ({error})")
@@ -384,4 +364,4 @@ class FindingCollector:
         self._find("never_seen", problem, remedy, is_error=False)
 
 
-__all__ = ["ExampleFile", "Finding", "FindingCollector"]
+__all__ = ["Finding", "FindingCollector"]

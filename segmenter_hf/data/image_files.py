@@ -1,19 +1,26 @@
 """Image files as `datasets` reads them, upright by their EXIF orientation, with what else they say of themselves."""
 
 import io
+import math
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import fsspec
 from PIL import Image as PILImage
-from PIL import ImageOps, UnidentifiedImageError
+from PIL import ImageOps, PngImagePlugin, UnidentifiedImageError
 from PIL.ExifTags import Base as ExifTag
+
+from ..inputs import irregular_kind
 
 
 # EXIF orientations that exchange width and height.
 TURNED = (5, 6, 7, 8)
 # What the part of a PNG file begins with that has an orientation; it may come behind the pixels.
 PNG_EXIF = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type exif")
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# Chunks of PNG files with texts and colour profiles, for which Pillow refuses files beyond a size.
+PNG_TEXTS = (b"iCCP", b"iTXt", b"tEXt", b"zTXt")
 
 
 class UnreadableImageError(ValueError):
@@ -55,9 +62,10 @@ def read_image_file(source: bytes | str | Path, with_pixels: bool = True) -> Ima
         UnreadableImageError: if it is missing, broken, too large, or no image file.
     """
     try:
-        content = source if isinstance(source, bytes) else _read_bytes(source)
+        content = source if isinstance(source, bytes) else read_bytes(source)
         if not content:
             raise UnreadableImageError("it is empty")
+        content = _without_large_texts(content)
         with PILImage.open(io.BytesIO(content)) as image:
             file_format, num_frames = image.format, getattr(image, "n_frames", 1)
             # To look for an orientation that may come behind them, Pillow would decode the pixels.
@@ -77,11 +85,57 @@ def read_image_file(source: bytes | str | Path, with_pixels: bool = True) -> Ima
         raise UnreadableImageError(_explain(error)) from error
 
 
-def _read_bytes(path: str | Path) -> bytes:
-    if "://" not in str(path):
+def read_bytes(path: str | Path) -> bytes:
+    """
+    The content of a file, which may be in an archive or elsewhere: `zip://masks/0.png::train.zip`.
+
+    Raises:
+        OSError: if it is not there, or cannot be read.
+        UnreadableImageError: if it is no regular file: a pipe or a device may never end.
+    """
+    is_local = "://" not in str(path)
+    # Of a file in an archive, the archive is what is opened.
+    kind = irregular_kind(path if is_local else str(path).rpartition("::")[-1])
+    if kind is not None:
+        raise UnreadableImageError(f"it is {kind}, expected a regular file")
+    if is_local:
         return Path(path).read_bytes()
     with fsspec.open(str(path), "rb") as file:
         return file.read()
+
+
+def _without_large_texts(content: bytes) -> bytes:
+    """
+    A PNG file without the texts and colour profiles for whose size Pillow would refuse it: they say nothing of the
+    pixels. Other content is returned as it is.
+    """
+    if not content.startswith(PNG_SIGNATURE) or not any(name in content for name in PNG_TEXTS):
+        return content
+    parts, position, room = [PNG_SIGNATURE], len(PNG_SIGNATURE), PngImagePlugin.MAX_TEXT_MEMORY
+    while position < len(content):
+        end = position + 12 + int.from_bytes(content[position : position + 4], "big")
+        name = content[position + 4 : position + 8]
+        size = _text_size(name, content[position + 8 : end - 4]) if name in PNG_TEXTS else 0
+        if size <= room:
+            parts.append(content[position:end])
+            room -= size
+        position = end
+    return b"".join(parts)
+
+
+def _text_size(name: bytes, data: bytes) -> float:
+    """Bytes of the text in a chunk when it is unpacked; infinite where they are more than Pillow unpacks."""
+    text = data.partition(b"\0")[2]
+    is_packed, text = (text[:1] != b"\0", text[2:]) if name == b"iTXt" else (name != b"tEXt", text)
+    if not is_packed:
+        return len(text)
+    packed = text.split(b"\0", 2)[-1] if name == b"iTXt" else text[1:]
+    try:
+        size = len(zlib.decompressobj().decompress(packed, PngImagePlugin.MAX_TEXT_CHUNK + 1))
+    # Texts that are broken are left out by Pillow.
+    except zlib.error:
+        return 0
+    return size if size <= PngImagePlugin.MAX_TEXT_CHUNK else math.inf
 
 
 def _explain(error: Exception) -> str:
@@ -96,4 +150,4 @@ def _explain(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-__all__ = ["TURNED", "ImageFile", "UnreadableImageError", "read_image_file"]
+__all__ = ["TURNED", "ImageFile", "UnreadableImageError", "read_bytes", "read_image_file"]

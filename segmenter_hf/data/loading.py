@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset, DatasetDict, Features, Image, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, Features, Image, load_dataset_builder, load_from_disk
 from datasets.exceptions import DatasetsError
 from PIL import Image as PILImage
 
 from .columns import find_columns, is_array_feature
+from .examples import remember_files
 from .label_names import find_label_names, label_names_of_features, load_label_names
 from .pairs import KNOWN_SPLITS, LAYOUTS, canonical_split, load_pairs
 
@@ -248,7 +249,13 @@ def _has_metadata(path: Path) -> bool:
 
 def _load_dataset(source: str, path: str, **settings) -> DatasetDict:
     try:
-        return load_dataset(path, **settings)
+        # As `load_dataset` does, which does not tell the files.
+        builder = load_dataset_builder(path, **settings)
+        builder.download_and_prepare()
+        loaded = builder.as_dataset()
+        for name, split in loaded.items():
+            remember_files(split, (builder.config.data_files or {}).get(name, []))
+        return loaded
     except (DatasetsError, OSError, RuntimeError, ValueError) as error:
         # Some only say that something went wrong, and what is in their cause.
         reason = f"{error} ({error.__cause__})" if error.__cause__ is not None else error

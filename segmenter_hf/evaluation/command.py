@@ -11,6 +11,7 @@ from accelerate import PartialState
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, BaseImageProcessor, PreTrainedModel
 
 from ..data.checks import check_splits
+from ..data.examples import ExampleReader
 from ..data.loading import SegmentationData, load_segmentation_data
 from ..image_processing_pil_segmenter import SegmenterImageProcessingMixin, reduce_labels
 from ..visualization import draw_comparison
@@ -225,13 +226,14 @@ def draw_worst_cases(
     config,
 ):
     """Writes a picture for each, whose name begins with the score in percent."""
+    reader = ExampleReader(examples, data.image_column, data.annotation_column)
     for index, score, prediction in worst_cases.select():
-        example = examples[index]
-        reference = torch.from_numpy(np.array(example[data.annotation_column])).long()
+        image, annotation = reader[index]
+        reference = torch.from_numpy(np.array(annotation)).long()
         if image_processor.do_reduce_labels:
             reference = reduce_labels(reference)
         picture = draw_comparison(
-            example[data.image_column],
+            image,
             reference.numpy(),
             prediction,
             config.id2label,

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from transformers import BaseImageProcessor, BatchFeature
 from transformers.image_utils import SizeDict
 
+from ..data.examples import ExampleError, ExampleReader
 from ..image_processing_pil_segmenter import reduce_labels
 from .metrics import MeanIoU, confusion_matrix, iou_scores
 
@@ -23,10 +24,6 @@ from .metrics import MeanIoU, confusion_matrix, iou_scores
 MULTI_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 # Of probability maps, which at full size take 1.2 GB for 150 labels at 2048 x 1024 pixels.
 ROWS_AT_ONCE = 64
-
-
-class ExampleError(ValueError):
-    """An example that cannot be scored. The message has its index, and its files where those are known."""
 
 
 @torch.inference_mode()
@@ -73,8 +70,9 @@ def evaluate_sliding_window(
     Raises:
         ExampleError: if an image or a label map cannot be read, or they do not fit each other or the model. Only the
             process that scores it raises it.
-        ValueError: if there are no examples.
+        ValueError: if there are no examples, or the dataset is a streaming one.
     """
+    reader = ExampleReader(examples, image_column, annotation_column)
     if not len(examples):
         raise ValueError("There are no examples to evaluate on.")
     rank, num_processes = _rank_and_number_of_processes()
@@ -97,18 +95,13 @@ def evaluate_sliding_window(
             if index >= len(examples):
                 feed.follow(2 * len(MULTI_SCALES) if multi_scale else 1, image_processor)
                 continue
-            try:
-                example = examples[index]
-                image, annotation = example[image_column], example[annotation_column]
+            with reader.naming(index, use="evaluated"):
+                image, annotation = reader[index]
                 reference = _read_labels(annotation, image_processor)
                 prediction, loss, pixels = _predict(
                     feed, image_processor, image, annotation, tuple(reference.shape), multi_scale
                 )
                 metric.add_batch(predictions=[prediction], references=[reference])
-            # Files that are cut off or broken are errors of the latter kinds.
-            except (ValueError, OSError, SyntaxError) as error:
-                name = f"Example {index}{_list_files(examples, index, [image_column, annotation_column])}"
-                raise ExampleError(f"{name} cannot be evaluated: {error}") from error
             losses.append(loss)
             num_pixels += pixels
             if worst_cases is not None:
@@ -381,21 +374,6 @@ def _to_tensor(image_processor: BaseImageProcessor, image: Any) -> torch.Tensor:
 def _read_labels(annotation: Any, image_processor: BaseImageProcessor) -> torch.Tensor:
     labels = torch.from_numpy(np.array(annotation)).long()
     return reduce_labels(labels) if image_processor.do_reduce_labels else labels
-
-
-def _list_files(examples: Sequence[Mapping[str, Any]], index: int, columns: list[str]) -> str:
-    """The files of an example of a `datasets.Dataset`, in brackets; nothing where there are no names of files."""
-    if not hasattr(examples, "cast_column"):
-        return ""
-    from datasets import Image
-
-    paths = []
-    for column in columns:
-        if isinstance(examples.features.get(column), Image):
-            encoded = examples.with_format(None).select_columns([column]).cast_column(column, Image(decode=False))
-            paths.append((encoded[index][column] or {}).get("path"))
-    paths = [path for path in paths if path is not None]
-    return f" ({', '.join(paths)})" if paths else ""
 
 
 def _rank_and_number_of_processes() -> tuple[int, int]:

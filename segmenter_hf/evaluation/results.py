@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import fsspec
 import numpy
 import PIL
 import torch
@@ -23,6 +22,8 @@ from transformers import BaseImageProcessor
 
 import segmenter_hf
 
+from ..data.examples import require_length
+from ..data.image_files import read_bytes
 from .metrics import nan_to_none
 from .protocol import MULTI_SCALES
 
@@ -35,7 +36,11 @@ def fingerprint(examples: Dataset, image_column: str = "image", annotation_colum
     """
     SHA-256 of the encoded images and label maps of a split, in order: the same for the same data, whatever its path,
     format and columns are called.
+
+    Raises:
+        ValueError: for streaming datasets, and files that are no regular ones.
     """
+    require_length(examples)
     columns = [image_column, annotation_column]
     encoded = examples.with_format(None).select_columns(columns)
     for column in columns:
@@ -44,19 +49,11 @@ def fingerprint(examples: Dataset, image_column: str = "image", annotation_colum
     for example in encoded:
         for column in columns:
             file = example[column]
-            contents = file["bytes"] if file["bytes"] is not None else _read_bytes(file["path"])
+            contents = file["bytes"] if file["bytes"] is not None else read_bytes(file["path"])
             # With its length, so that what is cut elsewhere is not the same.
             digest.update(len(contents).to_bytes(8, "big"))
             digest.update(contents)
     return digest.hexdigest()
-
-
-def _read_bytes(path: str) -> bytes:
-    # Of files in archives, `datasets` keeps where they are: `zip://masks/0.png::train.zip`.
-    if "://" not in path:
-        return Path(path).read_bytes()
-    with fsspec.open(path, "rb") as file:
-        return file.read()
 
 
 def make_results(

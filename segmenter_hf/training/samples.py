@@ -9,6 +9,7 @@ from torch.utils.data import Dataset, Sampler
 from transformers import TrainerCallback
 
 from ..data.augmentation import SegmentationAugmentation, random_state_of
+from ..data.examples import ExampleReader
 
 
 class Draw(NamedTuple):
@@ -70,6 +71,9 @@ class TrainingDataset(Dataset):
         image_column (`str`): Column of the images.
         annotation_column (`str`): Column of the label maps.
         seed (`int`): That of the run.
+
+    Raises:
+        ValueError: for streaming datasets.
     """
 
     def __init__(
@@ -81,9 +85,8 @@ class TrainingDataset(Dataset):
         seed: int,
     ):
         self.examples = examples
+        self.reader = ExampleReader(examples, image_column, annotation_column)
         self.augmentation = augmentation
-        self.image_column = image_column
-        self.annotation_column = annotation_column
         self.seed = seed
 
     def __len__(self) -> int:
@@ -93,14 +96,14 @@ class TrainingDataset(Dataset):
         """
         `pixel_values` of shape `(3, crop_height, crop_width)` and `labels` of shape `(crop_height, crop_width)`; of a
         plain index, those of epoch 0.
+
+        Raises:
+            ExampleError: if an image or a label map cannot be read, or they do not fit each other; in one line, with
+                their files, which is all that the process has to say to which a worker passes it on.
         """
         epoch, index = draw if isinstance(draw, tuple) else (0, draw)
-        try:
-            example = self.examples[index]
-            with random_state_of(self.seed, epoch, index):
-                return self.augmentation(example[self.image_column], example[self.annotation_column])
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ValueError(f"Training example {index} cannot be used: {error}") from error
+        with self.reader.naming(index, "Training example"), random_state_of(self.seed, epoch, index):
+            return self.augmentation(*self.reader[index])
 
 
 __all__ = ["Draw", "EpochSampler", "SetEpoch", "TrainingDataset"]

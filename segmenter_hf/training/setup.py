@@ -19,6 +19,7 @@ from ..conversion import ConversionError, convert_checkpoint, convert_released
 from ..conversion.released import is_released
 from ..data.augmentation import SegmentationAugmentation
 from ..data.checks import check_splits
+from ..data.examples import ExampleReader
 from ..data.labels import LABEL_SETS, load_label_set
 from ..data.loading import SegmentationData, load_segmentation_data
 from ..image_processing_pil_segmenter import SegmenterImageProcessingMixin, reduce_labels
@@ -383,8 +384,11 @@ def count_labels(
 ) -> torch.Tensor:
     """Number of pixels of each label in a split, `(num_labels,)`; labels beyond are ignored ones."""
     counts = torch.zeros(num_labels, dtype=torch.int64)
-    for example in examples.select_columns(annotation_column):
-        labels = torch.from_numpy(np.array(example[annotation_column])).flatten().long()
+    reader = ExampleReader(examples, None, annotation_column)
+    for index in range(len(reader)):
+        with reader.naming(index, "Training example"):
+            (annotation,) = reader[index]
+        labels = torch.from_numpy(np.array(annotation)).flatten().long()
         if do_reduce_labels:
             labels = reduce_labels(labels)
         counts += torch.bincount(labels[labels < num_labels], minlength=num_labels)

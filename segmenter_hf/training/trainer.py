@@ -8,6 +8,7 @@ import torch
 from transformers import Trainer, default_data_collator
 from transformers.trainer_utils import PredictionOutput, speed_metrics
 
+from ..data.examples import require_length
 from ..evaluation.protocol import evaluate_sliding_window
 from .samples import EpochSampler, SetEpoch
 
@@ -39,6 +40,11 @@ class SegmentationTrainer(Trainer):
         **kwargs,
     ):
         kwargs.setdefault("data_collator", default_data_collator)
+        # Before `Trainer` offers `max_steps` for a remedy, with which streaming would fail later.
+        for examples in (kwargs.get("train_dataset"), kwargs.get("eval_dataset")):
+            for split in examples.values() if isinstance(examples, dict) else [examples]:
+                if split is not None:
+                    require_length(split)
         super().__init__(*args, **kwargs)
         self.image_column = image_column
         self.annotation_column = annotation_column

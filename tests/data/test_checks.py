@@ -4,7 +4,7 @@ import io
 import logging
 
 import pytest
-from datasets import Dataset, Features
+from datasets import Dataset, DatasetDict, Features, IterableDatasetDict
 from datasets import Image as ImageFeature
 from PIL import Image
 
@@ -125,10 +125,26 @@ def test_errors_of_several_splits_are_raised_together():
     ]
 
 
-def test_pixels_of_images_are_not_decoded():
-    """Which is most of the work: an image of which the pixels are cut off passes, by its size."""
+def test_pixels_of_images_are_decoded():
+    """An image of which they are cut off would stop the training."""
     buffer = io.BytesIO()
     make_image().save(buffer, format="PNG")
     rows = [{"image": {"bytes": buffer.getvalue()[:100], "path": None}, "annotation": make_label_map()}]
     split = Dataset.from_list(rows, features=Features({"image": ImageFeature(), "annotation": ImageFeature()}))
-    assert check_labels(split, 3).findings == []
+    (finding,) = check_labels(split, 3).errors
+    assert (finding.kind, finding.files) == ("unreadable", ["row 0 of train (image file is truncated)"])
+
+
+def test_streaming_datasets_are_refused_with_a_remedy():
+    split = make_split((0, 1, 2))
+    stream = split.to_iterable_dataset()
+    for streams in (stream, {"train": stream}, IterableDatasetDict({"train": stream})):
+        with pytest.raises(ValueError, match=r"got a IterableDataset, .*not supported.*without `streaming=True`"):
+            check_splits(streams, NAMES)
+    with pytest.raises(ValueError, match="splits by their names, .*got a Dataset"):
+        check_splits(split, NAMES)
+    with pytest.raises(ValueError, match=r"examples of one split, got a DatasetDict of train\. Pass one"):
+        check_labels(DatasetDict({"train": split}), 3)
+    # As the remedy says.
+    stored = Dataset.from_generator(lambda: iter(stream), features=stream.features)
+    assert check_labels(stored, 3).findings == []

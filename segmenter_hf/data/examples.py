@@ -1,0 +1,188 @@
+"""Images and label maps of a split, as training and evaluation read them, and what their files are called."""
+
+import contextlib
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from PIL import Image as PILImage
+
+from .image_files import ImageFile, UnreadableImageError, read_image_file
+
+
+# What Pillow, `datasets` and the image processor raise on bad files and values. Others are errors of programs.
+EXAMPLE_ERRORS = (
+    *(EOFError, OSError, OverflowError, SyntaxError, ValueError, struct.error, zlib.error),
+    PILImage.DecompressionBombError,
+)
+
+
+class ExampleError(ValueError):
+    """An example that cannot be used. The message is one line, which names its files where those are known."""
+
+    def __init__(self, message: str):
+        # Of an error in a worker, torch makes another one with the traceback for its message, which ends in the first.
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[-1].strip())
+
+
+def require_length(examples: Any):
+    """
+    Raises:
+        ValueError: for streaming datasets and generators, whose examples cannot be counted and read by their number.
+        ValueError: also for several splits in place of one.
+    """
+    if isinstance(examples, Mapping):
+        for split in examples.values():
+            require_length(split)
+        raise ValueError(
+            f"Expected the examples of one split, got a {type(examples).__name__} of {', '.join(map(str, examples))}. "
+            "Pass one of those."
+        )
+    if not hasattr(examples, "__len__") or not hasattr(examples, "__getitem__"):
+        raise ValueError(
+            f"Expected examples that have a number, such as a `datasets.Dataset` or a list, got a "
+            f"{type(examples).__name__}, as of streaming, which is not supported. Load the dataset without "
+            "`streaming=True`, or store what it yields: `Dataset.from_generator(lambda: iter(stream), "
+            "features=stream.features)`, with `stream.take(n)` for the first ones."
+        )
+
+
+class ExampleFile:
+    """
+    An image as `datasets` stores it.
+
+    Args:
+        value (`dict`): Its path or its bytes; `None` where there is no image.
+        row (`str`): What it is called if it is no file.
+    """
+
+    def __init__(self, value: dict | None, row: str):
+        path, content = (value or {}).get("path"), (value or {}).get("bytes")
+        # Of what is embedded, the path is only a name.
+        self.name = row if path is None else path if content is None else f"{row} ({path})"
+        self.source = path if content is None else content
+
+    def read(self, with_pixels: bool) -> ImageFile:
+        if self.source is None:
+            raise UnreadableImageError("there is none")
+        return read_image_file(self.source, with_pixels)
+
+
+class ExampleReader:
+    """
+    Reads examples by their number. The image files of a `datasets.Dataset` are decoded as `datasets` does, but from
+    regular files only, and whatever texts they hold.
+
+    Args:
+        examples (`Sequence[dict]`): Of images and label maps, such as a `datasets.Dataset`.
+        image_column (`str`, *optional*): Column of the images; `None` leaves them out.
+        annotation_column (`str`): Column of the label maps.
+
+    Raises:
+        ValueError: for streaming datasets.
+    """
+
+    def __init__(self, examples: Sequence[dict[str, Any]], image_column: str | None, annotation_column: str):
+        require_length(examples)
+        self.examples = examples
+        self.columns = {image_column: "image"} if image_column is not None else {}
+        self.columns[annotation_column] = "label map"
+        # Of the columns that are decoded here, the mode that images are converted to, if any.
+        self.modes: dict[str, str | None] = {}
+        # A format or a transform of the user's decides on what is read.
+        if hasattr(examples, "cast_column") and examples.format["type"] is None:
+            # Here, as the protocols work without `datasets`.
+            from datasets import Image
+
+            for column in self.columns:
+                feature = examples.features.get(column)
+                if isinstance(feature, Image):
+                    self.modes[column] = feature.mode
+                    self.examples = self.examples.cast_column(column, Image(decode=False))
+            if set(self.modes) == set(self.columns):
+                # Others would be decoded with each row.
+                self.examples = self.examples.select_columns(list(self.columns))
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        """
+        An image, unless those are left out, and its label map: PIL images, upright and in the modes of their files, or
+        what the examples hold in their place.
+
+        Raises:
+            UnreadableImageError: if a file cannot be read, for whatever reason.
+        """
+        example = self.examples[index]
+        return tuple(self._decode(example, column) for column in self.columns)
+
+    def _decode(self, example: dict[str, Any], column: str) -> Any:
+        if column not in self.modes:
+            return example[column]
+        try:
+            image = ExampleFile(example[column], "").read(with_pixels=True).pixels
+        except UnreadableImageError as error:
+            raise UnreadableImageError(f"the {self.columns[column]} cannot be read: {error}") from error
+        mode = self.modes[column]
+        return image if mode in (None, image.mode) else image.convert(mode)
+
+    def describe(self, index: int) -> str:
+        """The files of an example, or where they are embedded; empty if nothing is known of them."""
+        if not self.modes:
+            return ""
+        example = self.examples[index]
+        row = row_name(self.examples, index, str(self.examples.split or "the dataset"))
+        return ", ".join(dict.fromkeys(ExampleFile(example[column], row).name for column in self.modes))
+
+    @contextlib.contextmanager
+    def naming(self, index: int, what: str = "Example", use: str = "used") -> Iterator[None]:
+        """
+        Turns what goes wrong with an example into one line that names it.
+
+        Args:
+            index (`int`): Which.
+            what (`str`, *optional*, defaults to `"Example"`): What it is called.
+            use (`str`, *optional*, defaults to `"used"`): What cannot be done with it.
+
+        Raises:
+            ExampleError: if it cannot be read, or has values that do not do.
+        """
+        try:
+            yield
+        except EXAMPLE_ERRORS as error:
+            where = self.describe(index)
+            where = f" ({where})" if where else ""
+            remedy = ""
+            if isinstance(error, UnreadableImageError):
+                remedy = ". Replace or remove it; training leaves such examples out with --skip_unreadable."
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ExampleError(f"{what} {index}{where} cannot be {use}: {reason}{remedy}") from error
+
+
+def remember_files(dataset: Any, files: Iterable[str]):
+    """Keeps with a `datasets.Dataset`, and with all that is selected of it, from which parquet files it is."""
+    dataset.info.download_checksums = {str(file): {} for file in files}
+
+
+def row_name(dataset: Any, index: int, split: str) -> str:
+    """What a row of a `datasets.Dataset` is called: by its parquet file, if that is known."""
+    files = [file for file in dataset.info.download_checksums or () if file.endswith(".parquet")]
+    if files and all(os.path.isfile(file) for file in files):
+        import pyarrow.parquet as pq
+
+        numbers = [pq.read_metadata(file).num_rows for file in files]
+        if sum(numbers) == len(dataset.data):
+            # Where rows were selected, this is where they are stored.
+            stored = dataset._indices
+            row = index if stored is None else stored.column(0)[index].as_py()
+            for file, number in zip(files, numbers, strict=True):
+                if row < number:
+                    return f"row {row} of {file}"
+                row -= number
+    return f"row {index} of {split}"
+
+
+__all__ = ["ExampleError", "ExampleFile", "ExampleReader", "remember_files", "require_length", "row_name"]

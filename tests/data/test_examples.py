@@ -1,0 +1,253 @@
+"""Examples as training and evaluation read them, and the names by which errors call them."""
+
+import io
+import json
+import os
+import re
+import shutil
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from datasets import Dataset, Features
+from datasets import Image as ImageFeature
+from PIL import Image, PngImagePlugin
+from torch._utils import ExceptionWrapper
+from torch.utils.data import DataLoader
+
+from segmenter_hf import SegmenterImageProcessorPil
+from segmenter_hf.data.augmentation import SegmentationAugmentation
+from segmenter_hf.data.examples import ExampleError, ExampleReader, require_length
+from segmenter_hf.data.loading import load_segmentation_data
+from segmenter_hf.training.samples import TrainingDataset
+from tests.data.datasets_on_disk import make_image, make_label_map, save, write_pairs
+
+
+FEATURES = Features({"image": ImageFeature(), "annotation": ImageFeature()})
+
+
+def damage(file):
+    """Changes a byte of the pixels, which the sum at the end of a chunk of a PNG shows."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(content)
+
+
+def cut_off(file):
+    file.write_bytes(file.read_bytes()[:-400])
+
+
+def make_bomb(file):
+    """A PNG that says that it has 400 million pixels."""
+    content = file.read_bytes()
+    header = b"IHDR" + struct.pack(">II", 20000, 20000) + content[24:29]
+    file.write_bytes(content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:])
+
+
+def make_pipe(file):
+    file.unlink()
+    os.mkfifo(file)
+
+
+def make_link_to_device(file):
+    file.unlink()
+    file.symlink_to("/dev/zero")
+
+
+def remove(file):
+    file.unlink()
+
+
+SPOILT = [
+    (damage, "broken|CRC|cannot be read"),
+    (cut_off, "truncated"),
+    (make_bomb, "more than 178,956,970 pixels"),
+    (make_pipe, "it is a pipe, expected a regular file"),
+    (make_link_to_device, "it is a device, expected a regular file"),
+    (remove, "there is no such file"),
+]
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Files of noise, so that all of them is needed."""
+    paths = {"image": [], "annotation": []}
+    for index in range(3):
+        paths["image"].append(str(save(make_image(seed=index), tmp_path / "images" / f"{index}.png")))
+        paths["annotation"].append(str(save(make_label_map(), tmp_path / "annotations" / f"{index}.png")))
+    return Dataset.from_dict(paths, features=FEATURES)
+
+
+@pytest.mark.parametrize("is_embedded", [False, True])
+def test_pixels_are_those_of_datasets(tmp_path, is_embedded):
+    palette = make_label_map((0, 3, 4))
+    palette.putpalette([200, 10, 10, 30, 220, 30] * 128)
+    turned = make_image(30, 50)
+    turned.getexif()[0x0112] = 6
+    images = [make_image(), turned, make_image().convert("RGBA")]
+    maps = [make_label_map(dtype=np.uint16), palette, make_label_map().convert("1")]
+    rows = {"image": [], "annotation": []}
+    for name, column in (("image", images), ("annotation", maps)):
+        for index, image in enumerate(column):
+            path = save(image, tmp_path / name / f"{index}.png", exif=image.getexif())
+            rows[name].append({"bytes": path.read_bytes() if is_embedded else None, "path": str(path)})
+    dataset = Dataset.from_dict(rows, features=FEATURES)
+    reader = ExampleReader(dataset, "image", "annotation")
+    assert len(reader) == 3
+    for index in range(3):
+        for read, column in zip(reader[index], ("image", "annotation"), strict=True):
+            expected = dataset[index][column]
+            assert read.mode == expected.mode
+            np.testing.assert_array_equal(np.asarray(read), np.asarray(expected))
+    # A mode that the dataset asks for is that of what is read.
+    grey = dataset.cast_column("image", ImageFeature(mode="L"))
+    assert ExampleReader(grey, "image", "annotation")[0][0].mode == "L"
+    # Transforms of users decide what is read.
+    changed = dataset.with_transform(lambda batch: {"image": [1], "annotation": [2]})
+    assert ExampleReader(changed, "image", "annotation")[0] == (1, 2)
+
+
+@pytest.mark.parametrize(("spoil", "reason"), SPOILT)
+@pytest.mark.parametrize("column", ["image", "annotation"])
+def test_training_says_in_one_line_which_file_is_bad(dataset, tmp_path, spoil, reason, column):
+    """Also once torch has passed it on from a worker, with the traceback for its message."""
+    file = tmp_path / f"{column}s" / "1.png"
+    # Of noise, whose pixels take many bytes.
+    save(make_image() if column == "image" else make_image().convert("L"), file)
+    spoil(file)
+    with pytest.raises(ExampleError) as error:
+        try:
+            samples_of(dataset)[1]
+        except ExampleError:
+            ExceptionWrapper(where="in DataLoader worker process 0").reraise()
+    message = str(error.value)
+    assert message.startswith("Training example 1 (") and "\n" not in message
+    assert str(file) in message and re.search(reason, message)
+    assert f"the {'image' if column == 'image' else 'label map'} cannot be read" in message
+    assert "Replace or remove it; training leaves such examples out with --skip_unreadable" in message
+
+
+def samples_of(dataset) -> TrainingDataset:
+    processor = SegmenterImageProcessorPil(crop_size={"height": 32, "width": 32})
+    return TrainingDataset(dataset, SegmentationAugmentation(processor), "image", "annotation", seed=0)
+
+
+@pytest.mark.slow
+def test_errors_of_real_workers(dataset, tmp_path):
+    damage(tmp_path / "images" / "1.png")
+    with pytest.raises(ExampleError, match=r"^Training example 1 \(.*\n?.*skip_unreadable\.$"):
+        list(DataLoader(samples_of(dataset), batch_size=None, num_workers=1))
+
+
+def png_with(*chunks: tuple[bytes, bytes]) -> bytes:
+    """A photo with further chunks in front of its pixels."""
+    buffer = io.BytesIO()
+    make_image().save(buffer, format="PNG")
+    content = buffer.getvalue()
+    for name, data in reversed(chunks):
+        chunk = struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        content = content[:33] + chunk + content[33:]
+    return content
+
+
+LARGE = zlib.compress(bytes(PngImagePlugin.MAX_TEXT_CHUNK + 1))
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [(b"iCCP", b"profile\0\0" + LARGE)],
+        [(b"zTXt", b"workflow\0\0" + LARGE)],
+        [(b"iTXt", b"workflow\0\1\0en\0\0" + LARGE)],
+        [(b"tEXt", b"workflow\0" + b"x" * (3 * PngImagePlugin.MAX_TEXT_CHUNK))],
+        [(b"zTXt", b"part\0\0" + zlib.compress(b"x" * PngImagePlugin.MAX_TEXT_CHUNK))] * 3,
+    ],
+)
+def test_large_texts_and_profiles_do_not_keep_images_from_being_read(chunks, monkeypatch):
+    # All texts together, of which the limit is 64 MB.
+    monkeypatch.setattr(PngImagePlugin, "MAX_TEXT_MEMORY", int(2.5 * PngImagePlugin.MAX_TEXT_CHUNK))
+    content = png_with((b"tEXt", b"Title\0kept"), *chunks)
+    with pytest.raises(ValueError, match="MAX_TEXT|too large"):
+        Image.open(io.BytesIO(content)).load()
+    dataset = Dataset.from_dict(
+        {"image": [{"bytes": content, "path": None}], "annotation": [make_label_map()]}, features=FEATURES
+    )
+    image = ExampleReader(dataset, "image", "annotation")[0][0]
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(make_image()))
+    assert image.info["Title"] == "kept"
+
+
+def test_orientations_in_texts_are_kept_beside_large_ones():
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    content = png_with((b"zTXt", b"workflow\0\0" + LARGE), (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp))
+    rows = {"image": [{"bytes": content, "path": None}], "annotation": [make_label_map()]}
+    image, _ = ExampleReader(Dataset.from_dict(rows, features=FEATURES), "image", "annotation")[0]
+    assert image.size == (40, 60)
+
+
+def test_links_to_regular_files_are_read(dataset, tmp_path):
+    file = tmp_path / "images" / "1.png"
+    file.rename(tmp_path / "elsewhere.png")
+    file.symlink_to(tmp_path / "elsewhere.png")
+    image, _ = ExampleReader(dataset, "image", "annotation")[1]
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(make_image(seed=1)))
+
+
+def test_embedded_files_are_named_by_their_parquet_file(tmp_path):
+    """And by where they are in it, whatever was selected and divided before."""
+    rows = [{"image": make_image(seed=index), "annotation": make_label_map()} for index in range(5)]
+    for part, chosen in enumerate((rows[:2], rows[2:])):
+        dataset = Dataset.from_list(chosen, features=FEATURES)
+        dataset.to_parquet(tmp_path / "data" / f"train-0000{part}-of-00002.parquet")
+    data = load_segmentation_data(
+        tmp_path / "data", labels="camvid", train_val_split=0.4, cache_dir=tmp_path / "cache"
+    )
+    found = set()
+    for split in data.splits.values():
+        reader = ExampleReader(split, "image", "annotation")
+        for index in range(len(reader)):
+            row, part = re.fullmatch(
+                r"row (\d) of .*data/train-0000(\d)-of-00002\.parquet", reader.describe(index)
+            ).groups()
+            seed = int(row) + 2 * int(part)
+            np.testing.assert_array_equal(np.asarray(reader[index][0]), np.asarray(make_image(seed=seed)))
+            found.add(seed)
+    assert found == set(range(5))
+
+
+def test_examples_that_are_stored_nowhere_have_numbers():
+    examples = [{"image": make_image(), "annotation": make_label_map(width=3)}]
+    reader = ExampleReader(examples, "image", "annotation")
+    with pytest.raises(ExampleError, match=r"^Example 0 cannot be used: no\.$"):
+        with reader.naming(0):
+            raise ValueError("no.")
+    # Not a matter of the example.
+    with pytest.raises(ZeroDivisionError):
+        with reader.naming(0):
+            1 / 0  # noqa: B018
+
+
+def test_streams_and_generators_are_refused():
+    stream = Dataset.from_list([{"image": 1}]).to_iterable_dataset()
+    for examples in (stream, (each for each in ()), iter([])):
+        with pytest.raises(ValueError, match=r"as of streaming, which is not supported.*from_generator"):
+            require_length(examples)
+        with pytest.raises(ValueError, match="not supported"):
+            ExampleReader(examples, "image", "annotation")
+    require_length([])
+
+
+def test_archive_members_are_named(tmp_path):
+    write_pairs(tmp_path / "content", "images", "masks", number=3)
+    cut_off(tmp_path / "content" / "images" / "2.jpg")
+    rows = [{"file_name": f"images/{index}.jpg", "mask_file_name": f"masks/{index}.png"} for index in range(3)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "content" / "metadata.jsonl").write_text(lines, encoding="utf-8")
+    (tmp_path / "content" / "id2label.json").unlink()
+    shutil.make_archive(tmp_path / "dataset" / "train", "zip", tmp_path / "content")
+    data = load_segmentation_data(tmp_path / "dataset", labels="camvid", cache_dir=tmp_path / "cache")
+    reader = ExampleReader(data.split("train"), data.image_column, data.annotation_column)
+    with pytest.raises(ExampleError, match=r"zip://images/2\.jpg::\S*train\.zip, .*truncated"):
+        with reader.naming(2):
+            reader[2]
