@@ -1,6 +1,7 @@
 """The models: what they compute, how they train, and what they do in the hands of torch, transformers and PEFT."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -782,6 +783,94 @@ def test_encoder_loads_from_a_segmentation_folder(tmp_path):
     encoder, info = SegmenterModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"]
     for name, value in encoder.state_dict().items():
+        assert torch.equal(value, model.segmenter.state_dict()[name]), name
+
+
+def edit_config(folder, **fields):
+    """Sets fields of a stored config, or removes those that are `None`."""
+    file = folder / "config.json"
+    config = json.loads(file.read_text()) | fields
+    file.write_text(json.dumps({name: value for name, value in config.items() if value is not None}))
+
+
+@pytest.mark.parametrize(
+    ("saved", "fields", "message"),
+    [
+        # The default is 12.
+        (
+            {},
+            {"num_hidden_layers": None},
+            r"missing are layers\.10\..*`num_hidden_layers` is 12, and 2 in the weights",
+        ),
+        ({}, {"num_hidden_layers": 1}, r"left over are layers\.1\..*`num_hidden_layers` is 1, and 2 in the weights"),
+        ({}, {"decoder_num_hidden_layers": None}, r"`decoder_num_hidden_layers` is 2, and 1 in the weights"),
+        ({}, {"decoder_num_hidden_layers": 0}, r"left over are decoder\.layers\.0\..*is 0, and 1 in the weights"),
+        ({"qkv_bias": False}, {"qkv_bias": None}, "missing are .*q_proj.bias.*`qkv_bias` is True, and False in the"),
+        ({}, {"qkv_bias": False}, "left over are .*q_proj.bias.*`qkv_bias` is False, and True in the weights"),
+        (
+            {"decoder_type": "linear"},
+            {"decoder_type": None},
+            "`decoder_type` is 'mask_transformer', and 'linear' in the weights.*`ignore_mismatched_sizes=True`",
+        ),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("form", ["safetensors", "shards", "bin"])
+def test_config_that_describes_a_part_of_the_weights_is_refused(saved, fields, message, form, tmp_path, caplog):
+    model = tiny_model(**saved)
+    model.save_pretrained(tmp_path, **({"max_shard_size": "20KB"} if form == "shards" else {}))
+    if form == "bin":
+        (tmp_path / "model.safetensors").unlink()
+        torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    edit_config(tmp_path, **fields)
+    with pytest.raises(ValueError, match=message):
+        SegmenterForSemanticSegmentation.from_pretrained(tmp_path)
+    assert not caplog.records, "the error says it all"
+    if "decoder_type" not in fields:
+        # Which is for sizes, as those of other labels.
+        with pytest.raises(ValueError, match=message):
+            SegmenterForSemanticSegmentation.from_pretrained(tmp_path, ignore_mismatched_sizes=True, num_labels=3)
+
+
+@pytest.mark.parametrize("save_encoder", [True, False])
+@pytest.mark.parametrize("num_layers", [1, 3])
+def test_encoders_of_another_number_of_layers_are_refused(save_encoder, num_layers, tmp_path):
+    model = tiny_model()
+    (model.segmenter if save_encoder else model).save_pretrained(tmp_path)
+    for model_class in (SegmenterModel, SegmenterForSemanticSegmentation):
+        with pytest.raises(ValueError, match=rf"layers\.\d\..*`num_hidden_layers` is {num_layers}, and 2"):
+            model_class.from_pretrained(tmp_path, num_hidden_layers=num_layers)
+
+
+def test_incomplete_weights_are_refused(tmp_path):
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    weights = model.state_dict()
+    for name in ("segmenter.layernorm.bias", "segmenter.embeddings.cls_token", "decoder.mask_norm.bias"):
+        some = {key: value for key, value in weights.items() if key != name}
+        with pytest.raises(ValueError, match=rf"missing are {name.removeprefix('segmenter.')}; .*They are incomplete"):
+            SegmenterForSemanticSegmentation.from_pretrained(None, config=model.config, state_dict=some)
+    others = {f"net.{name}": value for name, value in weights.items()}
+    for model_class in (SegmenterModel, SegmenterForSemanticSegmentation):
+        with pytest.raises(ValueError, match="left over are net.*another model, or their names have a prefix"):
+            model_class.from_pretrained(None, config=model.config, state_dict=others)
+    # What is beside the model does not matter to it.
+    extended = {**weights, "criterion.weight": torch.ones(5)}
+    loaded = SegmenterForSemanticSegmentation.from_pretrained(None, config=model.config, state_dict=extended)
+    assert torch.equal(loaded.state_dict()["decoder.mask_norm.bias"], weights["decoder.mask_norm.bias"])
+
+
+@pytest.mark.parametrize(("stored", "wanted"), [DECODER_TYPES, DECODER_TYPES[::-1]])
+def test_another_decoder_is_made_where_it_is_asked_for(stored, wanted, tmp_path):
+    model = tiny_model(decoder_type=stored)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="For a new decoder pass `ignore_mismatched_sizes=True`"):
+        SegmenterForSemanticSegmentation.from_pretrained(tmp_path, decoder_type=wanted)
+    loaded, info = SegmenterForSemanticSegmentation.from_pretrained(
+        tmp_path, decoder_type=wanted, ignore_mismatched_sizes=True, output_loading_info=True
+    )
+    assert set(info["missing_keys"]) == {f"decoder.{name}" for name in loaded.decoder.state_dict()}
+    for name, value in loaded.segmenter.state_dict().items():
         assert torch.equal(value, model.segmenter.state_dict()[name]), name
 
 

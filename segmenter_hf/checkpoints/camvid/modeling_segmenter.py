@@ -258,6 +258,11 @@ def linear_drop_path_rates(last_rate: float, num_layers: int) -> list[float]:
     return [last_rate * index / max(1, num_layers - 1) for index in range(num_layers)]
 
 
+def list_names(names: set[str]) -> str:
+    """The first few of many names."""
+    return ", ".join([*sorted(names)[:3], *(["..."] if len(names) > 3 else [])]) or "none"
+
+
 class SegmenterPreTrainedModel(PreTrainedModel):
     config: SegmenterConfig
     base_model_prefix = "segmenter"
@@ -272,6 +277,82 @@ class SegmenterPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": SegmenterLayer, "attentions": SegmenterAttention}
     _input_embed_layer = "patch_embeddings"
+
+    @staticmethod
+    def _finalize_model_loading(model, load_config, loading_info):
+        # The last step of `from_pretrained`, which would give what is missing random values, and log a table.
+        model._check_loaded_weights(
+            set(loading_info.missing_keys), set(loading_info.unexpected_keys), load_config.ignore_mismatched_sizes
+        )
+        return PreTrainedModel._finalize_model_loading(model, load_config, loading_info)
+
+    def _check_loaded_weights(self, missing: set[str], unexpected: set[str], may_replace_decoder: bool):
+        """
+        Refuses files and a config that describe different models. Fine are an encoder's weights, which get a new
+        decoder, and those of a whole model for an encoder.
+
+        Args:
+            missing (`set[str]`): Names of weights that the model has and the files have not.
+            unexpected (`set[str]`): Names of weights that the files have and the model has not.
+            may_replace_decoder (`bool`): Whether the files may have a decoder of another type, which gets lost.
+
+        Raises:
+            ValueError: if weights of the encoder or the decoder are missing or left over. The message names them, and
+                the fields of the config that decide on them.
+        """
+        expected = set(self.state_dict())
+        # As the library has it, a model of which the files have nothing is new.
+        endings = tuple(name.removeprefix(f"{self.base_model_prefix}.") for name in expected)
+        if expected <= missing and not any(name.endswith(endings) for name in unexpected):
+            return
+        modules = {name for name, _ in self.base_model.named_children()}
+
+        def split(names: set[str]) -> tuple[set[str], set[str]]:
+            """Names of the encoder, as they are without a decoder around it, and of the decoder."""
+            encoder = {name.removeprefix(f"{self.base_model_prefix}.") for name in names}
+            decoder = {name for name in names if name.startswith("decoder.")}
+            return {name for name in encoder if name.partition(".")[0] in modules}, decoder
+
+        (missing_encoder, missing_decoder), (extra_encoder, extra_decoder) = split(missing), split(unexpected)
+        encoder, decoder = split((expected - missing) | unexpected)
+        is_new_decoder = split(expected)[1] == missing_decoder
+        if is_new_decoder and (may_replace_decoder or not missing_decoder or not decoder):
+            missing_decoder, extra_decoder, decoder = set(), set(), set()
+        if not encoder:
+            missing_encoder, extra_encoder = missing, unexpected
+        missing, extra = missing_encoder | missing_decoder, extra_encoder | extra_decoder
+        if missing or extra:
+            raise ValueError(
+                f"The weights in {self.name_or_path or 'the `state_dict`'} do not fit its config: missing are "
+                f"{list_names(missing)}; left over are {list_names(extra)}. {self._explain(encoder, decoder)}"
+            )
+
+    def _explain(self, encoder: set[str], decoder: set[str]) -> str:
+        """Which fields of the config say something else than the names of weights."""
+        if not encoder:
+            return "They are those of another model, or their names have a prefix: convert them."
+        stored = {
+            "num_hidden_layers": len({name.split(".")[1] for name in encoder if name.startswith("layers.")}),
+            "qkv_bias": any("q_proj" in name and name.endswith(".bias") for name in encoder),
+            "use_distillation_token": "embeddings.distillation_token" in encoder,
+        }
+        if decoder:
+            is_linear = "decoder.classifier.weight" in decoder
+            stored["decoder_type"] = "linear" if is_linear else "mask_transformer"
+            if not is_linear:
+                layers = {name.split(".")[2] for name in decoder if name.startswith("decoder.layers.")}
+                stored["decoder_num_hidden_layers"] = len(layers)
+        differing = [
+            f"`{name}` is {getattr(self.config, name)!r}, and {value!r} in the weights"
+            for name, value in stored.items()
+            if getattr(self.config, name) != value
+        ]
+        if not differing:
+            return "They are incomplete, or those of a changed model, such as one with adapters."
+        advice = ""
+        if stored.get("decoder_type", self.config.decoder_type) != self.config.decoder_type:
+            advice = " For a new decoder pass `ignore_mismatched_sizes=True`."
+        return f"The config's {'; '.join(differing)}.{advice}"
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
