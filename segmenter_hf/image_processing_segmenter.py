@@ -43,9 +43,9 @@ class SegmenterImageProcessor(SegmenterImageProcessingMixin, TorchvisionBackend)
             window is enlarged to it.
         crop_size (`dict[str, int]`, *optional*, defaults to `{"height": 512, "width": 512}`):
             Height and width of the windows in pixels.
-        window_stride (`int` or `dict[str, int]`, *optional*, defaults to 512):
-            Distance of neighbouring windows in pixels, at most the sides of `crop_size`: in both directions, or with
-            the keys `height` and `width` for each of them. The last windows are flush with the border.
+        window_stride (`int`, `(height, width)` or `dict[str, int]`, *optional*, defaults to 512):
+            Distance of neighbouring windows in pixels, at most the sides of `crop_size`: in both directions, or for
+            each of them, as a pair or with the keys `height` and `width`. The last windows are flush with the border.
         do_pad (`bool`, *optional*, defaults to `False`):
             Whether to pad images at the bottom and right to `pad_size`, after normalisation with 0, labels with 255.
         pad_size (`dict[str, int]`, *optional*):

@@ -9,8 +9,10 @@ import unittest
 
 import numpy as np
 import pytest
+import torch
 
 from segmenter_hf import SegmenterImageProcessor, SegmenterImageProcessorPil
+from segmenter_hf.modeling_segmenter import SegmenterSemanticSegmenterOutput
 
 from .common import run_python
 from .transformers_suite import suite_module
@@ -42,6 +44,13 @@ class SplittingSegmenterImageProcessingTester(SegmenterImageProcessingTester):
 
     def __init__(self, parent):
         super().__init__(parent, do_split_image=True, crop_size={"height": 18, "width": 20}, window_stride=16)
+
+    def prepare_post_process_semantic_segmentation_inputs(self):
+        """The suite's are logits without offsets, which are refused of windows."""
+        logits = torch.randn(self.batch_size, self.num_labels, 2, 2)
+        offsets = torch.tensor([[index, 0, 0, 18, 20, 18, 20] for index in range(self.batch_size)])
+        outputs = SegmenterSemanticSegmenterOutput(logits=logits, window_offsets=offsets)
+        return {"outputs": outputs}, {"num_labels": self.num_labels, "height": 18, "width": 20}
 
 
 class SegmenterImageProcessingTest(

@@ -7,11 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from PIL import Image
 from torch.nn.functional import interpolate
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoImageProcessor
+from transformers import AutoImageProcessor, BatchFeature
 from transformers.dynamic_module_utils import get_imports, get_relative_imports
+from transformers.image_utils import SizeDict
 from transformers.utils import ModelOutput
 
 import segmenter_hf.image_processing_pil_segmenter as shared
@@ -295,6 +297,38 @@ def test_paths(processor_class, tmp_path):
     assert torch.equal(values[0], pixels_of(image))
 
 
+def test_paths_of_images_and_maps(processor_class, tmp_path):
+    images, labels = [picture(12, 17, seed=seed) for seed in range(2)], label_map(12, 17)
+    palette = Image.fromarray(labels, mode="P")
+    palette.putpalette(np.random.default_rng(0).integers(0, 256, 768, dtype=np.uint8).tobytes())
+    files = {
+        "a.png": images[0],
+        "b.png": images[1],
+        "map.png": palette,
+        "16.png": Image.fromarray(labels.astype(np.uint16) * 257),
+    }
+    for name, image in files.items():
+        image.save(tmp_path / name)
+    a, b, map_file, wide_map_file = (tmp_path / name for name in files)
+    processor = processor_class(do_resize=False)
+    expected = torch.stack([pixels_of(image) for image in images])
+    for paths in ([a, b], (a, str(b)), [[a], [b]], [images[0], b]):
+        inputs = processor(paths, [map_file, str(map_file)], return_tensors="pt", **ONLY_DECODE)
+        assert torch.equal(inputs["pixel_values"], expected)
+        assert np.array_equal(inputs["labels"], np.stack([labels, labels]))
+    for segmentation_maps, truth in (
+        (map_file, labels),
+        (str(map_file), labels),
+        (wide_map_file, labels.astype(np.uint16) * 257),
+    ):
+        inputs = processor(a, segmentation_maps, return_tensors="pt")
+        assert np.array_equal(inputs["labels"][0], truth)
+    missing = tmp_path / "missing.png"
+    for arguments in ((missing,), (a, missing), (a, str(missing)), (a, [missing])):
+        with pytest.raises((ValueError, OSError), match=r"missing\.png"):
+            processor(*arguments, return_tensors="pt")
+
+
 def test_16_bits_of_a_file_are_scaled(processor_class, tmp_path):
     Image.fromarray(np.array([[0, 257], [2570, 65535]], dtype=np.uint16)).save(tmp_path / "image.png")
     values = processor_class()([str(tmp_path / "image.png")], return_tensors="pt", **ONLY_DECODE)["pixel_values"]
@@ -337,6 +371,110 @@ def test_inputs_are_left_alone(processor_class):
 def test_refused_images(processor_class, image, message):
     with pytest.raises(ValueError, match=message):
         processor_class()(image, return_tensors="pt")
+
+
+def kinds_of_floats(array: np.ndarray) -> list:
+    """What holds floats: arrays and tensors of any layout and width, and a PIL image of one channel."""
+    tensor = torch.from_numpy(array)
+    first = tensor.permute(2, 0, 1)
+    return [
+        array,
+        array.astype(np.float64),
+        array.astype(np.float16),
+        tensor,
+        first,
+        first.half(),
+        first.bfloat16(),
+    ] + [Image.fromarray(array[..., 0])]
+
+
+def warnings_of(caplog) -> list[str]:
+    """What was warned of since the last call. Makes what is said once be said again."""
+    messages = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    caplog.clear()
+    shared.logger.warning_once.__func__.cache_clear()
+    return messages
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_pixels_without_a_value_are_refused(processor_class, value, tmp_path):
+    array = np.asarray(picture(8, 9), dtype=np.float32).copy()
+    array[3, 4, 0] = value
+    Image.fromarray(array[..., 0]).save(tmp_path / "elevation.tiff")
+    for image in (*kinds_of_floats(array), tmp_path / "elevation.tiff", [picture(8, 9), array]):
+        for kwargs in ({}, {"do_rescale": False, "do_normalize": False}, {"do_convert_rgb": False}):
+            with pytest.raises(
+                ValueError, match=r"finite numbers, got NaN or infinity in 1 of \d+ values.*nan_to_num"
+            ):
+                processor_class(do_resize=False)(image, return_tensors="pt", **kwargs)
+    # Finite in float64 only.
+    with pytest.raises(ValueError, match="NaN or infinity in 72 of 72"):
+        processor_class()(np.full((8, 9), 1e300), return_tensors="pt")
+
+
+def test_floats_that_look_rescaled_are_warned_of(processor_class, caplog, tmp_path):
+    warnings_of(caplog)
+    fractions = np.asarray(picture(8, 9), dtype=np.float32) / 255
+    Image.fromarray(fractions[..., 0]).save(tmp_path / "image.tiff")
+    processor = processor_class(do_resize=False)
+    for image in (*kinds_of_floats(fractions), tmp_path / "image.tiff", str(tmp_path / "image.tiff")):
+        processor(image, return_tensors="pt")
+        processor(image, return_tensors="pt")
+        (message,) = warnings_of(caplog)
+        assert "already rescaled images" in message and "0 and 1" in message
+        assert message.endswith("set `do_rescale=False`.")
+        processor(image, return_tensors="pt", do_rescale=False)
+        assert not warnings_of(caplog)
+    for normalised in (2 * fractions - 1, (fractions - 0.45) / 0.225):
+        processor(normalised, return_tensors="pt")
+        (message,) = warnings_of(caplog)
+        assert "-3 and 3" in message and "`do_normalize=False` if they are normalised" in message
+        processor(normalised, return_tensors="pt", do_rescale=False, do_normalize=False)
+        assert not warnings_of(caplog)
+
+
+def test_images_as_they_should_be_are_not_warned_of(processor_class, caplog):
+    warnings_of(caplog)
+    image = np.asarray(picture(8, 9))
+    processor = processor_class(do_resize=False)
+    for fine in (image, image // 255, image.astype(np.float32), image - 4.0, np.zeros((8, 9)), image > 99):
+        processor(fine, return_tensors="pt")
+    processor(image / 255, return_tensors="pt", rescale_factor=1.0)
+    processor(image.astype(np.float32), return_tensors="pt", do_rescale=False, do_normalize=False)
+    processor(image, return_tensors="pt", do_rescale=False, image_mean=127.5, image_std=127.5)
+    assert not warnings_of(caplog)
+
+
+def test_bytes_that_are_not_rescaled_are_warned_of(processor_class, caplog):
+    """As they are where a user has followed the warning of floats, for images that are not."""
+    warnings_of(caplog)
+    processor = processor_class(do_resize=False, do_rescale=False)
+    for image in (picture(8, 9), np.asarray(picture(8, 9)), np.asarray(picture(8, 9), dtype=np.float32)):
+        processor(image, return_tensors="pt")
+        (message,) = warnings_of(caplog)
+        assert "beyond 1" in message and "Set `do_rescale=True`" in message
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_resize": False},
+        {"do_resize": False, "do_split_image": True, "crop_size": 64, "window_stride": 30},
+        {"size": {"shortest_edge": 48}, "do_split_image": True, "crop_size": 48, "window_stride": 32},
+        {"size": {"shortest_edge": 48}, "antialias": False},
+    ],
+)
+def test_fractions_without_rescaling_are_what_bytes_are(processor_class, settings):
+    image = picture(90, 131)
+    fractions = np.asarray(image, dtype=np.float32) / 255
+    processor = processor_class(**settings)
+    expected = processor(image, return_tensors="pt")
+    for kind in kinds_of_floats(fractions)[:5:2]:
+        actual = processor(kind, return_tensors="pt", do_rescale=False)
+        assert torch.equal(actual["window_offsets"], expected["window_offsets"])
+        # Where bytes are resized, they are rounded.
+        tolerance = 1e-3 if settings.get("do_resize") is False else 1.01 / 127.5
+        torch.testing.assert_close(actual["pixel_values"], expected["pixel_values"], atol=tolerance, rtol=0)
 
 
 def test_any_number_of_channels_without_conversion(processor_class):
@@ -460,6 +598,15 @@ def test_strides_of_either_direction(processor_class):
     offsets = processor(picture(70, 130), return_tensors="pt")["window_offsets"]
     expected = [[0, top, left, 32, 48, 70, 130] for top in (0, 20, 38) for left in (0, 40, 80, 82)]
     assert offsets.tolist() == expected
+    pairs = ((20, 40), [20, 40], {"width": 40, "height": 20}, SizeDict(height=20, width=40))
+    for window_stride in pairs:
+        for inputs in (
+            processor(picture(70, 130), return_tensors="pt", window_stride=window_stride),
+            processor_class(do_resize=False, do_split_image=True, crop_size=(32, 48), window_stride=window_stride)(
+                picture(70, 130), return_tensors="pt"
+            ),
+        ):
+            assert inputs["window_offsets"].tolist() == expected
     # Of a call, and the same as one number where both are equal.
     for window_stride in ({"width": 31, "height": 31}, 31):
         inputs = processor(picture(70, 130), return_tensors="pt", window_stride=window_stride)
@@ -586,6 +733,25 @@ def test_enlarged_images_have_enlarged_maps(processor_class):
     assert np.array_equal(inputs["labels"], np.stack([enlarged[:, :16], enlarged[:, 8:]]))
 
 
+def test_windows_that_a_dataset_would_lose_are_warned_of(processor_class, caplog):
+    images, maps = [picture(16, 40)] * 2, [label_map(16, 40)] * 2
+    dataset = Dataset.from_dict({"image": images, "annotation": [Image.fromarray(each) for each in maps]})
+    processor = processor_class(do_resize=False, do_split_image=True, crop_size=16, window_stride=12)
+    warnings_of(caplog)
+    dataset.set_transform(lambda batch: processor(batch["image"], batch["annotation"]))
+    for index in range(2):
+        assert np.shape(dataset[index]["labels"]) == (16, 16), "a window, of an image of 16 x 40 pixels"
+    (message,) = warnings_of(caplog)
+    assert "more windows than images" in message and "`do_split_image=False`" in message
+
+    dataset.set_transform(lambda batch: processor(batch["image"], batch["annotation"], do_split_image=False))
+    assert np.array_equal(dataset[1]["labels"], maps[1])
+    processor(images, maps, return_tensors="pt")
+    processor(images)
+    processor([picture(16, 16)] * 2, [label_map(16, 16)] * 2)
+    assert not warnings_of(caplog)
+
+
 def test_labels_are_reduced_once(processor_class):
     segmentation_map = np.array([[0, 1, 2], [150, 254, 255]], dtype=np.uint8)
     for kwargs in (
@@ -669,7 +835,12 @@ def test_refused_maps(processor_class, segmentation_maps, message):
         ({"window_stride": 0}, "`window_stride` must be at least 1 pixel, got 0"),
         ({"window_stride": {"height": 32, "width": 0}}, "`window_stride` must be at least 1 pixel, got .*'width': 0"),
         ({"window_stride": {"height": 32}}, r"`window_stride` must be .* \['height', 'width'\], got {'height': 32}"),
-        ({"window_stride": {"shortest_edge": 32}}, "`window_stride` must be a number of pixels or have the keys"),
+        (
+            {"window_stride": {"shortest_edge": 32}},
+            r"`window_stride` must be a number of pixels, \(height, width\), or",
+        ),
+        ({"window_stride": (32, 32, 32)}, r"`window_stride` must be a number of pixels, \(height, width\), or"),
+        ({"window_stride": (32, 0)}, "`window_stride` must be at least 1 pixel, got .*'width': 0"),
         (
             {"do_split_image": True, "crop_size": (64, 32), "window_stride": {"height": 32, "width": 33}},
             "leaves gaps between windows of 64 x 32 pixels",
@@ -688,6 +859,19 @@ def test_refused_maps(processor_class, segmentation_maps, message):
         ({"crop_size": 0}, "`crop_size`"),
         ({"pad_size": {"height": 0, "width": 10}}, "`pad_size`"),
         ({"do_center_crop": True}, "`do_center_crop` is not supported"),
+        ({"image_std": 0.0}, r"`image_std` must be finite numbers above 0, got \[0\.0\]"),
+        ({"image_std": [0.5, 0.0, 0.5]}, r"`image_std` must be finite numbers above 0, got \[0\.5, 0\.0, 0\.5\]"),
+        ({"image_std": [0.5, 0.5, -0.5]}, "`image_std` must be finite numbers above 0"),
+        ({"image_std": [0.5, math.nan, 0.5]}, "`image_std` must be finite numbers above 0"),
+        ({"image_std": math.inf}, "`image_std` must be finite numbers above 0"),
+        ({"image_mean": [0.5, math.nan, 0.5]}, "`image_mean` must be finite numbers, got"),
+        ({"rescale_factor": 0.0}, r"`rescale_factor` must be finite numbers above 0, got \[0\.0\]"),
+        ({"image_mean": [0.5] * 4, "image_std": [0.5] * 4}, "one for each of 3 channels .*got 4 and 4"),
+        ({"image_mean": [0.5] * 3, "image_std": [0.5] * 2}, "one for each of 3 channels .*got 3 and 2"),
+        (
+            {"image_mean": [0.5] * 4, "image_std": [0.5] * 3, "do_convert_rgb": False},
+            "one for each channel, got 4 and 3",
+        ),
     ],
 )
 def test_refused_settings(processor_class, settings, message):
@@ -695,6 +879,14 @@ def test_refused_settings(processor_class, settings, message):
         processor_class(**settings)
     with pytest.raises(ValueError, match=message):
         processor_class()(picture(8, 8), return_tensors="pt", **settings)
+
+
+def test_stored_settings_are_refused_too(processor_class, tmp_path):
+    processor_class().save_pretrained(tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"image_std": [0.2, 0.0, 0.2]}))
+    with pytest.raises(ValueError, match="`image_std` must be finite numbers above 0"):
+        processor_class.from_pretrained(tmp_path)
 
 
 def test_filters_that_need_antialias_say_so(processor_class):
@@ -803,6 +995,62 @@ def test_outputs_without_offsets_are_whole_images(processor_class):
             assert torch.equal(segmentation, expected)
 
 
+class Outputs:
+    """As of a runtime that knows neither torch nor transformers."""
+
+    def __init__(self, **values):
+        vars(self).update(values)
+
+
+def test_arrays_are_taken_like_tensors(processor_class):
+    processor = processor_class(patch_size=8, do_split_image=True, do_resize=False, crop_size=32, window_stride=20)
+    outputs = random_outputs(processor, [picture(40, 50), picture(60, 32)], num_labels=5)
+    expected = processor.post_process_semantic_segmentation(outputs, [(20, 30), (60, 32)])
+    logits, offsets = (outputs[name].numpy() for name in ("logits", "window_offsets"))
+    logits.setflags(write=False)
+    for window_offsets in (offsets, outputs["window_offsets"], offsets.astype(np.int32), offsets.tolist()):
+        for make in (dict, ModelOutput, BatchFeature, SimpleNamespace, Outputs):
+            values = {"logits": logits, "window_offsets": window_offsets}
+            arrays = make(values) if make in (dict, BatchFeature) else make(**values)
+            for target_sizes in ([(20, 30), (60, 32)], np.array([[20, 30], [60, 32]])):
+                maps = processor.post_process_semantic_segmentation(arrays, target_sizes)
+                assert all(isinstance(each, torch.Tensor) for each in maps)
+                assert all(map(torch.equal, maps, expected))
+    whole = processor_class().post_process_semantic_segmentation({"logits": logits})
+    assert np.array_equal(torch.stack(whole), logits.argmax(axis=1))
+
+
+def test_windows_without_offsets_are_refused(processor_class):
+    processor = processor_class(patch_size=8, do_split_image=True, do_resize=False, crop_size=32, window_stride=20)
+    for image, target_sizes in ((picture(40, 50), [(40, 50)]), (picture(20, 25), [(20, 25)]), (picture(32, 32), None)):
+        logits = random_outputs(processor, [image], num_labels=5)["logits"]
+        for outputs in ({"logits": logits}, ModelOutput(logits=logits.numpy()), SimpleNamespace(logits=logits)):
+            with pytest.raises(ValueError, match=r'no `window_offsets`.*"window_offsets": inputs\["window_offsets"\]'):
+                processor.post_process_semantic_segmentation(outputs, target_sizes)
+    # Where the call was to cut, but not the image processor.
+    with pytest.raises(ValueError, match=r"for each of 6 image\(s\).*There are no `window_offsets`"):
+        processor_class().post_process_semantic_segmentation({"logits": torch.zeros(6, 5, 4, 4)}, [(40, 50)])
+    for outputs in ((torch.zeros(1, 5, 4, 4),), {"loss": 0.0}, SimpleNamespace(), {"logits": torch.zeros(5, 4, 4)}):
+        with pytest.raises(ValueError, match=r"`logits` of shape \(num_windows, num_labels"):
+            processor_class().post_process_semantic_segmentation(outputs)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_scores_without_a_value_are_warned_of(processor_class, value, dtype, caplog):
+    processor = processor_class(patch_size=8, do_split_image=True, do_resize=False, crop_size=32, window_stride=20)
+    outputs = random_outputs(processor, [picture(40, 50), picture(60, 32)], num_labels=5, dtype=dtype)
+    warnings_of(caplog)
+    processor.post_process_semantic_segmentation(outputs)
+    assert not warnings_of(caplog)
+    outputs["logits"][1, 3, 2, 2] = value
+    for _ in range(2):
+        processor.post_process_semantic_segmentation(outputs, return_segmentation_scores=True)
+        (message,) = warnings_of(caplog)
+        assert f"1 of {len(outputs['logits'])}" in message and "NaN or infinite" in message
+        assert "diverged" in message and "float16" in message
+
+
 def test_map_lies_where_the_image_does(processor_class):
     """Logits that are right about their windows make a map that is right about the image, however it was cut."""
     # No stripe ends where a window does: there, the map is a compromise.
@@ -827,7 +1075,8 @@ def test_one_label_is_where_its_sigmoid_exceeds_one_half(processor_class):
     assert torch.equal(result.segmentation_scores, scores)
     assert torch.equal(result.segmentation, (scores[0].sigmoid() > 0.5).long())
     assert set(result.segmentation.unique().tolist()) == {0, 1}
-    assert not processor.post_process_semantic_segmentation({"logits": torch.zeros(1, 1, 2, 2)})[0].any()
+    zeros = {"logits": torch.zeros(1, 1, 2, 2)}
+    assert not processor_class().post_process_semantic_segmentation(zeros)[0].any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

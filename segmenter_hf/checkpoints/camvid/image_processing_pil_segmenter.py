@@ -4,7 +4,7 @@
 import math
 import os
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -52,9 +52,9 @@ class SegmenterImageProcessorKwargs(ImagesKwargs, total=False):
     do_split_image (`bool`, *optional*, defaults to `self.do_split_image`):
         Whether to cut images into sliding windows of `crop_size` pixels, the protocol of the published results. An
         image below the window is enlarged to it.
-    window_stride (`int` or `dict[str, int]`, *optional*, defaults to `self.window_stride`):
-        Distance of neighbouring windows in pixels, at most the sides of `crop_size`: in both directions, or with the
-        keys `height` and `width` for each of them.
+    window_stride (`int`, `(height, width)` or `dict[str, int]`, *optional*, defaults to `self.window_stride`):
+        Distance of neighbouring windows in pixels, at most the sides of `crop_size`: in both directions, or for each
+        of them, as a pair or with the keys `height` and `width`.
     patch_size (`int`, *optional*, defaults to `self.patch_size`):
         Side of the model's patches in pixels, by which post-processing upsamples the logits.
     antialias (`bool`, *optional*, defaults to `self.antialias`):
@@ -71,7 +71,7 @@ class SegmenterImageProcessorKwargs(ImagesKwargs, total=False):
     """
 
     do_split_image: bool | None
-    window_stride: int | dict[str, int] | None
+    window_stride: int | list[int] | tuple[int, ...] | dict[str, int] | SizeDict | None
     patch_size: int | None
     antialias: bool | None
     do_reduce_labels: bool | None
@@ -148,6 +148,16 @@ def get_enlarged_size(image_size: tuple[int, int], window_size: tuple[int, int])
     return enlarged_size
 
 
+def is_file(image: Any) -> bool:
+    """Whether it is a path, and not an image or a URL."""
+    return isinstance(image, os.PathLike) or (isinstance(image, str) and os.path.isfile(image))
+
+
+def open_map(segmentation_map: Any) -> Any:
+    """The PIL image of a path to a label map, upright as its file says. Anything else is handed back."""
+    return ImageOps.exif_transpose(Image.open(segmentation_map)) if is_file(segmentation_map) else segmentation_map
+
+
 def to_tensor(image: "Image.Image | np.ndarray | torch.Tensor") -> torch.Tensor:
     if isinstance(image, torch.Tensor):
         return image
@@ -162,7 +172,14 @@ def to_8_bit_range(image: torch.Tensor, is_16_bit: bool, max_value: int) -> torc
     255 and rounded, here for training, evaluation and inference alike. Floats keep their values, as float32.
     """
     if image.is_floating_point():
-        return image.to(torch.float32)
+        image = image.to(torch.float32)
+        num_bad = image.numel() - image.isfinite().sum().item()
+        if num_bad:
+            raise ValueError(
+                f"Pixels must be finite numbers, got NaN or infinity in {num_bad} of {image.numel()} values. Fill "
+                "what has no value before, for example with `numpy.nan_to_num`."
+            )
+        return image
     if image.dtype == torch.uint8:
         return image
     is_16_bit = is_16_bit or image.dtype == torch.uint16
@@ -274,17 +291,19 @@ class SegmenterImageProcessingMixin:
                 An image, a batch, or a list of images of any sizes: PIL images of any mode, paths and URLs; arrays and
                 tensors `(height, width)`, or with channels first or last, of type uint8, of uint16 (scaled to 8 bits
                 by `max_value`, as are PIL's modes I;16 and I), or floats in the range of uint8 (0 to 1 with
-                `do_rescale=False`). Transparency is dropped, as by PIL's `convert("RGB")` and the image-segmentation
-                pipeline. Of 16-bit files with several channels, PIL reads 8 bits: give their arrays.
+                `do_rescale=False`), without NaN and infinity. Transparency is dropped, as by PIL's `convert("RGB")`
+                and the image-segmentation pipeline. Of 16-bit files with several channels, PIL reads 8 bits: give
+                their arrays.
             segmentation_maps (`ImageInput`, *optional*):
                 A label map for each image, of its size in pixels: PIL images of mode L, P (whose indices are the
-                labels), I;16, I or 1; arrays and tensors `(height, width)`, as a list or a batch.
+                labels), I;16, I or 1, and paths; arrays and tensors `(height, width)`, as a list or a batch.
             kwargs ([`SegmenterImageProcessorKwargs`]):
                 Settings that differ from the image processor's, for this call.
 
         Returns:
             [`BatchFeature`] with a row for each window, or for each image that is not split, in order (a list of them
-            with `return_tensors=None`):
+            with `return_tensors=None`; then, in a dataset's transform, pass `do_split_image=False`, as a row can hold
+            one window only):
 
             - **pixel_values** (float32, `(num_windows, num_channels, height, width)`)
             - **window_offsets** (int64, `(num_windows, 7)`) -- index of the image; top, left, height and width of the
@@ -297,10 +316,14 @@ class SegmenterImageProcessingMixin:
         """
         return super().preprocess(images, segmentation_maps, **kwargs)
 
-    def _standardize_kwargs(self, **kwargs) -> dict:
+    def _standardize_kwargs(self, window_stride=None, **kwargs) -> dict:
         # The library calls this when the processor is made and for the settings of each call.
         kwargs = super()._standardize_kwargs(**kwargs)
+        if isinstance(window_stride, (list, tuple)) and len(window_stride) == 2:
+            window_stride = dict(zip(("height", "width"), window_stride, strict=True))
+        kwargs["window_stride"] = dict(window_stride) if isinstance(window_stride, SizeDict) else window_stride
         self._validate_settings(**kwargs)
+        self._validate_normalization(**kwargs)
         return kwargs
 
     def _validate_settings(
@@ -323,9 +346,13 @@ class SegmenterImageProcessingMixin:
         if not isinstance(max_value, int) or not 1 <= max_value <= 65535:
             raise ValueError(f"`max_value` must be a whole number from 1 to 65535, got {max_value}.")
         is_mapping = isinstance(window_stride, Mapping)
-        if window_stride is None or (is_mapping and sorted(window_stride) != height_and_width):
+        strides = window_stride.values() if is_mapping else [window_stride]
+        if (is_mapping and sorted(window_stride) != height_and_width) or not all(
+            isinstance(stride, int) for stride in strides
+        ):
             raise ValueError(
-                f"`window_stride` must be a number of pixels or have the keys {height_and_width}, got {window_stride}."
+                f"`window_stride` must be a number of pixels, (height, width), or have the keys {height_and_width}, "
+                f"got {window_stride}."
             )
         strides = get_strides(window_stride)
         if min(strides) < 1:
@@ -342,10 +369,33 @@ class SegmenterImageProcessingMixin:
                     "as `height` and `width`."
                 )
 
+    def _validate_normalization(self, rescale_factor, do_normalize, do_convert_rgb, image_mean, image_std, **kwargs):
+        """Refuses factors that make every image NaN, infinite or one grey, and lengths that contradict each other."""
+        numbers = {
+            name: np.atleast_1d(np.asarray([] if value is None else value, dtype=np.float64))
+            for name, value in (
+                ("image_mean", image_mean),
+                ("image_std", image_std),
+                ("rescale_factor", rescale_factor),
+            )
+        }
+        for name, values in numbers.items():
+            is_positive = name == "image_mean" or (values > 0).all()
+            if not np.isfinite(values).all() or not is_positive:
+                kind = "finite numbers" if name == "image_mean" else "finite numbers above 0"
+                raise ValueError(f"`{name}` must be {kind}, got {values.tolist()}.")
+        lengths = {len(numbers[name]) for name in ("image_mean", "image_std")} - {0, 1}
+        if do_normalize and (len(lengths) > 1 or (do_convert_rgb and not lengths <= {3})):
+            channels = "each of 3 channels (`do_convert_rgb`)" if do_convert_rgb else "each channel"
+            raise ValueError(
+                f"`image_mean` and `image_std` must have one value, or one for {channels}, got "
+                f"{len(numbers['image_mean'])} and {len(numbers['image_std'])}."
+            )
+
     def fetch_images(self, images):
         if isinstance(images, (list, tuple)):
             return [self.fetch_images(image) for image in images]
-        if isinstance(images, str) and os.path.isfile(images):
+        if is_file(images):
             # The library's own loaders convert to RGB, by which PIL clips 16 bits.
             image = Image.open(images)
             self._check_depth(image, self.max_value)
@@ -375,7 +425,10 @@ class SegmenterImageProcessingMixin:
         max_value: int | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        """An image of any kind as a tensor of shape `(channels, height, width)`, of type uint8 or float32."""
+        """
+        An image of any kind as a tensor of shape `(channels, height, width)`, of type uint8 or float32. With the
+        settings of a call in `kwargs`, warns of values that do not look like what these expect.
+        """
         max_value = self.max_value if max_value is None else max_value
         is_pil, is_numpy = isinstance(image, Image.Image), isinstance(image, np.ndarray)
         is_16_bit = is_pil and image.mode.startswith("I")
@@ -385,6 +438,7 @@ class SegmenterImageProcessingMixin:
             if (do_convert_rgb and not is_16_bit and image.mode != "F") or image.mode in ("P", "PA"):
                 image = image.convert("RGB")
 
+        kind = type(image).__name__
         image = to_8_bit_range(to_tensor(image), is_16_bit, max_value)
         if image.ndim not in (2, 3) or image.numel() == 0:
             raise ValueError(
@@ -411,6 +465,7 @@ class SegmenterImageProcessingMixin:
                     "channels, or `do_convert_rgb=False` to keep them."
                 )
             image = image.expand(3, -1, -1)
+        self._warn_of_range(image, kind, **kwargs)
         return image.to(device or image.device).contiguous()
 
     def _check_depth(self, image: Image.Image, max_value: int):
@@ -424,6 +479,40 @@ class SegmenterImageProcessingMixin:
         if max_value != 65535:
             raise ValueError(f"{problem} As it is, `max_value={max_value}` cannot be applied.")
         logger.warning_once(problem)
+
+    def _warn_of_range(
+        self,
+        image: torch.Tensor,
+        kind: str,
+        do_rescale: bool | None = None,
+        rescale_factor: float = 1 / 255,
+        do_normalize: bool | None = None,
+        image_mean: "float | tuple[float, ...]" = 0.0,
+        image_std: "float | tuple[float, ...]" = 1.0,
+        **kwargs,
+    ):
+        """
+        Warns of floats that look rescaled or normalised but are to be rescaled, which makes an image nearly black, and
+        of the range of uint8 that is to be normalised as it is.
+        """
+        if do_rescale and image.is_floating_point():
+            lowest, highest = image.aminmax()
+            # What is normalised has values below 0, and reaches some standard deviations.
+            is_scaled = 255 * rescale_factor * highest <= (3 if lowest < 0 else 1)
+            if is_scaled and (lowest < 0 or highest > 0):
+                logger.warning_once(
+                    f"{type(self).__name__}: it looks like you are trying to rescale already rescaled images: the "
+                    f"pixels of a float image ({kind}) lie between {'-3 and 3' if lowest < 0 else '0 and 1'}, but 0 "
+                    "to 255 is expected. If they are, set `do_rescale=False`"
+                    + (", and `do_normalize=False` if they are normalised, too." if lowest < 0 else ".")
+                )
+        elif do_rescale is False and do_normalize and max(np.max(image_mean), np.max(image_std)) < 1:
+            if image.max() > 3:
+                logger.warning_once(
+                    f"{type(self).__name__}: the pixels of an image ({kind}) are beyond 1, and are normalised by an "
+                    "`image_mean` and `image_std` for 0 to 1 without being rescaled. Set `do_rescale=True` for images "
+                    "whose pixels lie between 0 and 255."
+                )
 
     def process_segmentation_maps(
         self, segmentation_maps: ImageInput, images: list[torch.Tensor], do_reduce_labels: bool | None = None
@@ -440,6 +529,11 @@ class SegmenterImageProcessingMixin:
 
         processed_maps = []
         for index, (segmentation_map, image) in enumerate(zip(segmentation_maps, images, strict=True)):
+            segmentation_map = open_map(segmentation_map)
+            if isinstance(segmentation_map, str):
+                raise ValueError(
+                    f"Segmentation map {index} must be an image, or the path of a file: {segmentation_map}"
+                )
             segmentation_map = to_tensor(segmentation_map).to(image.device)
             height, width = image.shape[-2:]
             if tuple(segmentation_map.shape) not in ((height, width), (1, height, width), (height, width, 1)):
@@ -467,12 +561,14 @@ class SegmenterImageProcessingMixin:
         max_value: int | None,
         **kwargs,
     ) -> BatchFeature:
+        range_settings = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
         images = self._prepare_image_like_inputs(
             images,
             do_convert_rgb=do_convert_rgb,
             input_data_format=input_data_format,
             device=device,
             max_value=max_value,
+            **{name: kwargs[name] for name in range_settings},
         )
         if segmentation_maps is not None:
             segmentation_maps = self.process_segmentation_maps(segmentation_maps, images, do_reduce_labels)
@@ -525,6 +621,14 @@ class SegmenterImageProcessingMixin:
                 data["window_offsets"].append(torch.tensor(window))
                 if segmentation_maps is not None:
                     data["labels"].append(labels[window.area])
+
+        if segmentation_maps is not None and return_tensors is None and len(data["labels"]) > len(images):
+            logger.warning_once(
+                "There are more windows than images, since `do_split_image` cuts them. In a dataset's transform "
+                "(`set_transform`, `with_transform`), where each row takes one item of the lists that are returned, "
+                "windows are lost or given to other images. Pass `do_split_image=False` there, or `return_tensors` if "
+                "you take all windows."
+            )
 
         if do_pad:
             data["pixel_values"] = self.pad(data["pixel_values"], pad_size)
@@ -599,8 +703,9 @@ class SegmenterImageProcessingMixin:
         Args:
             outputs ([`SegmenterSemanticSegmenterOutput`]):
                 Output of the model, or a mapping: `logits` of shape `(num_windows, num_labels, grid_height,
-                grid_width)` and the `window_offsets` that the image processor gave, of shape `(num_windows, 7)`.
-                Without those, each row of the logits is taken to be a whole image.
+                grid_width)` and the `window_offsets` that the image processor gave, of shape `(num_windows, 7)`, as
+                tensors or arrays. Without offsets, each row of the logits is taken to be a whole image, and stretched;
+                with `do_split_image` they are needed.
             target_sizes (`list[tuple[int, int]]` or `torch.Tensor` of shape `(num_images, 2)`, *optional*):
                 `(height, width)` of each map in pixels, usually those of the original images. Defaults to the sizes of
                 the resized images, or to that of the logits if there are no offsets.
@@ -613,13 +718,19 @@ class SegmenterImageProcessingMixin:
             `return_segmentation_scores=True`, a list of [`SemanticSegmentationPostProcessorOutput`] with that map as
             `segmentation` and with `segmentation_scores`, float32 of shape `(num_labels, height, width)`.
 
+        Scores that are NaN or infinite make no map, of which a warning tells.
+
         Raises:
             ValueError: if logits, offsets and target sizes do not fit together, or windows do not cover their image.
         """
-        if isinstance(outputs, Mapping):
-            logits, window_offsets = outputs["logits"], outputs.get("window_offsets")
-        else:
-            logits, window_offsets = outputs.logits, getattr(outputs, "window_offsets", None)
+        logits, window_offsets = self._read_outputs(outputs)
+        num_bad = (~logits.isfinite()).flatten(1).any(dim=1).sum().item()
+        if num_bad:
+            logger.warning(
+                f"The scores of {num_bad} of {len(logits)} image(s) or window(s) are NaN or infinite: the labels "
+                "there mean nothing. Likely causes are weights of a training that diverged, and float16, whose "
+                "numbers end at 65504: then load the model with `dtype=torch.bfloat16` or `torch.float32`."
+            )
 
         if window_offsets is None:
             # Whole images, measured in patches.
@@ -635,9 +746,10 @@ class SegmenterImageProcessingMixin:
         elif isinstance(target_sizes, torch.Tensor):
             target_sizes = target_sizes.tolist()
         if np.shape(target_sizes) != (len(images), 2) or np.min(target_sizes) < 1:
+            missing = " There are no `window_offsets`, so that each row of the logits is an image."
             raise ValueError(
                 f"`target_sizes` must be a (height, width) of at least 1 pixel for each of {len(images)} image(s), "
-                f"got {target_sizes}."
+                f"got {target_sizes}.{missing if window_offsets is None else ''}"
             )
 
         results = []
@@ -650,6 +762,30 @@ class SegmenterImageProcessingMixin:
             else:
                 results.append(segmentation)
         return results
+
+    def _read_outputs(self, outputs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Logits and offsets of a mapping or an object, which other runtimes give as arrays."""
+        logits, window_offsets = (
+            outputs.get(name) if isinstance(outputs, Mapping) else getattr(outputs, name, None)
+            for name in ("logits", "window_offsets")
+        )
+        logits = None if logits is None else to_tensor(logits)
+        if logits is None or logits.ndim != 4:
+            got = type(outputs).__name__ if logits is None else f"shape {tuple(logits.shape)}"
+            raise ValueError(
+                "`outputs` must be those of the model, or a mapping, with `logits` of shape (num_windows, num_labels, "
+                f"grid_height, grid_width), got {got}."
+            )
+        if window_offsets is not None:
+            return logits, to_tensor(window_offsets).long()
+        if self.do_split_image:
+            raise ValueError(
+                "`outputs` have no `window_offsets`, which say where the windows of `do_split_image` lie. The model "
+                "hands them on where it gets all that the image processor made, `model(**inputs)`. Otherwise pass "
+                '`{"logits": logits, "window_offsets": inputs["window_offsets"]}`. For logits of whole images use an '
+                "image processor with `do_split_image=False`."
+            )
+        return logits, None
 
     def _group_windows(self, logits: torch.Tensor, window_offsets: torch.Tensor) -> list[dict[int, Window]]:
         """The windows of each image, in the order of the images, by their row in the logits."""
