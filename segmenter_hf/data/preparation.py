@@ -5,8 +5,7 @@ label maps themselves. Files are read and written one after the other, so that m
 
 import io
 import json
-import os
-import shutil
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,8 @@ from PIL import Image as PILImage
 from tqdm.auto import tqdm
 
 from ..image_processing_pil_segmenter import IGNORE_INDEX
+from ..output_folders import replacing_folder
+from ..outputs import refuse_unwritable, write_text
 from .image_files import UnreadableImageError, read_image_file
 from .label_names import FILE_NAME
 from .labels import load_label_set
@@ -29,6 +30,9 @@ from .pairs import match_files, name_some
 ROWS_PER_GROUP = 100
 BYTES_PER_GROUP = 32 * 2**20
 BYTES_PER_SHARD = 500 * 2**20
+# Of the folders beside its output, which killed processes leave and the next one removes.
+TEMPORARY_PREFIX = ".preparing-"
+CARD_FILE, CARD_MARK = "README.md", "Made by `scripts/prepare_dataset.py` of segmenter_hf"
 SHORT_NAMES = {"train": "train", "validation": "val"}
 
 # Train ids of the label ids 0 to 33, from cityscapesscripts/helpers/labels.py (of 4b832633e8ba). The licence plate,
@@ -212,65 +216,76 @@ def prepare_dataset(
     name: str, source: str | Path, output_dir: str | Path, overwrite: bool = False, show_progress: bool = False
 ) -> Prepared:
     """
-    Writes a download as parquet files, with label names and a card. `output_dir` is complete or not there: what is
-    being made has a name of its own, `.{name}.unfinished` beside it, and what an interrupted run left is made anew.
+    Writes a download as parquet files, with label names and a card. `output_dir` is complete or not there, and what an
+    interrupted run left is made anew: see [`~segmenter_hf.output_folders.replacing_folder`].
 
     Args:
         name (`str`): One of `LAYOUTS`.
         source (`str` or `Path`): The folder of the download.
         output_dir (`str` or `Path`): Folder to write, which `load_dataset` reads.
-        overwrite (`bool`, *optional*, defaults to `False`): Whether to replace the dataset that is there.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether to replace a dataset that this function wrote
+            there before. A folder with anything else in it is never replaced.
         show_progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
 
     Raises:
+        OutputError: if `output_dir` cannot be written.
         PreparationError: if files are missing, or are not those of the data set; the message says how they should be.
     """
-    layout, source, output_dir = LAYOUTS[name], Path(source), Path(output_dir).absolute()
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        if not overwrite:
-            raise PreparationError(f"{output_dir} is not empty. Name another folder, or pass --overwrite.")
-        if not _is_prepared(output_dir):
-            raise PreparationError(
-                f"{output_dir} has other files than those that this script writes, so it is not overwritten. Name "
-                "another folder, or remove it yourself."
-            )
-    splits = find_splits(layout, source)
-
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = output_dir.with_name(f".{output_dir.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    (unfinished / "data").mkdir(parents=True)
-    try:
+    layout, source = LAYOUTS[name], Path(source)
+    with refuse_unwritable(output_dir):
+        # Of a link the folder that it points to, since beside it is where renaming works.
+        output_dir = Path(output_dir).resolve()
+    with replacing_folder(output_dir, TEMPORARY_PREFIX, lambda: check_dataset_folder(output_dir, overwrite)) as folder:
+        splits = find_splits(layout, source)
         with tqdm(
             total=sum(map(len, splits.values())), desc=layout.title, unit="image", disable=not show_progress
         ) as progress:
-            for split, pairs in splits.items():
-                write_shards(unfinished / "data", split, _encode(layout, pairs, progress))
-        names = load_label_set(layout.label_set).id2label
-        (unfinished / FILE_NAME).write_text(json.dumps(names, indent=2) + "\n", encoding="utf-8")
-        (unfinished / "README.md").write_text(make_card(layout, splits), encoding="utf-8")
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
-    num_bytes = sum(file.stat().st_size for file in (unfinished / "data").iterdir())
-    replaced = output_dir.with_name(f".{output_dir.name}.replaced")
-    shutil.rmtree(replaced, ignore_errors=True)
-    if output_dir.exists():
-        os.replace(output_dir, replaced)
-    os.replace(unfinished, output_dir)
-    shutil.rmtree(replaced, ignore_errors=True)
+            # What cannot be read is a PreparationError.
+            with refuse_unwritable(output_dir):
+                (folder / "data").mkdir(parents=True)
+                for split, pairs in splits.items():
+                    write_shards(folder / "data", split, _encode(layout, pairs, progress))
+                write_text(folder / FILE_NAME, json.dumps(load_label_set(layout.label_set).id2label, indent=2) + "\n")
+                write_text(folder / CARD_FILE, make_card(layout, splits))
+        num_bytes = sum(file.stat().st_size for file in (folder / "data").iterdir())
     num_images = {split: len(pairs) for split, pairs in splits.items()}
     return Prepared(num_images, num_bytes, describe_incomplete(layout, num_images))
 
 
-def _is_prepared(folder: Path) -> bool:
-    """Whether a folder has what `prepare_dataset` writes, and nothing else that would be lost with it."""
-    files = {"README.md", FILE_NAME}
-    return folder.is_dir() and all(
-        each.name in files or (each.parent.name == "data" and each.suffix == ".parquet")
-        for each in folder.rglob("*")
-        if each.is_file()
+def check_dataset_folder(output_dir: Path, overwrite: bool):
+    """
+    Raises:
+        PreparationError: if files would be lost with a folder: it is not empty, or with `overwrite`, holds anything
+            but a dataset that was prepared.
+    """
+    if not output_dir.is_dir() or not any(output_dir.iterdir()):
+        return
+    if not overwrite:
+        raise PreparationError(f"{output_dir} is not empty. Name another folder, or pass --overwrite.")
+    paths, data = list(output_dir.iterdir()), output_dir / "data"
+    if data.is_dir() and not data.is_symlink():
+        paths += data.iterdir()
+    is_prepared = (output_dir / CARD_FILE).is_file()
+    foreign = sorted(
+        path.relative_to(output_dir).as_posix()
+        for path in paths
+        if not (is_prepared and _is_written(path, output_dir))
     )
+    if foreign:
+        raise PreparationError(
+            f"{output_dir} has other files than those that this script writes, so it is not overwritten: "
+            f"{name_some(foreign)}. Name another folder, or move them away."
+        )
+
+
+def _is_written(path: Path, folder: Path) -> bool:
+    """Whether `prepare_dataset` writes a file, or folder, of that name, and with it is all that would be lost."""
+    name = path.relative_to(folder).as_posix()
+    if path.is_symlink() or not path.is_file():
+        return name == "data" and path.is_dir() and not path.is_symlink()
+    if name == CARD_FILE:
+        return CARD_MARK in path.read_text(encoding="utf-8", errors="replace")
+    return name == FILE_NAME or re.fullmatch(r"data/\w+-\d{5}-of-\d{5}\.parquet", name) is not None
 
 
 def find_splits(layout: Layout, source: Path) -> dict[str, list[tuple[Path, Path]]]:
@@ -384,8 +399,8 @@ def make_card(layout: Layout, splits: Iterable[str]) -> str:
     return (
         "---\ntask_categories:\n- image-segmentation\nconfigs:\n- config_name: default\n  data_files:\n"
         f"{files}---\n\n# {layout.title}\n\n"
-        f"Made by `scripts/prepare_dataset.py` of segmenter_hf from the official download. {layout.note} The names of "
-        f"labels are in `{FILE_NAME}`.\n\nThe terms of the data apply: {layout.homepage}\n"
+        f"{CARD_MARK} from the official download. {layout.note} The names of labels are in `{FILE_NAME}`.\n\n"
+        f"The terms of the data apply: {layout.homepage}\n"
     )
 
 

@@ -1,6 +1,8 @@
 """Official downloads as datasets of parquet files."""
 
+import errno
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +20,7 @@ from segmenter_hf.data.checks import check_labels
 from segmenter_hf.data.labels import load_label_set
 from segmenter_hf.data.loading import load_segmentation_data
 from segmenter_hf.data.preparation import CITYSCAPES_TRAIN_IDS, PreparationError, prepare_dataset
+from segmenter_hf.outputs import OutputError
 from tests.common import REPOSITORY
 from tests.data.datasets_on_disk import (
     make_image,
@@ -255,10 +258,91 @@ def test_output_folder(tmp_path):
     with pytest.raises(PreparationError, match="other files than those that this script writes"):
         prepare_dataset("ade20k", source, source, overwrite=True)
     assert (source / "images").is_dir()
-    (tmp_path / "file").write_bytes(b"")
-    for overwrite in (False, True):
-        with pytest.raises(PreparationError, match="not"):
-            prepare_dataset("ade20k", source, tmp_path / "file", overwrite=overwrite)
+
+
+def write_file(name: str):
+    def write(folder):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("mine")
+
+    return write
+
+
+def link_shard(folder):
+    shard = folder / "data" / "train-00000-of-00001.parquet"
+    shard.rename(folder.parent / "shard")
+    shard.symlink_to(folder.parent / "shard")
+
+
+def link_data(folder):
+    (folder / "data").rename(folder.parent / "data")
+    (folder / "data").symlink_to(folder.parent / "data")
+
+
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [
+        (write_file("notes.txt"), "notes.txt"),
+        (write_file("README.md"), "README.md"),
+        (write_file("data/mine.parquet"), "data/mine.parquet"),
+        (write_file("data/README.md"), "data/README.md"),
+        (write_file("train-00000-of-00001.parquet"), "train-00000-of-00001.parquet"),
+        (write_file(".git/HEAD"), ".git"),
+        (lambda folder: (folder / "data" / "folder").mkdir(), "data/folder"),
+        (lambda folder: (folder / "README.md").unlink(), "data, data/train-00000-of-00001.parquet"),
+        (link_shard, "data/train-00000-of-00001.parquet"),
+        (link_data, "data"),
+    ],
+)
+@pytest.mark.parametrize("by_link", [False, True])
+def test_what_it_has_not_written_is_never_removed(write, name, by_link, tmp_path):
+    source, out = write_ade20k(tmp_path / "source"), tmp_path / "out"
+    prepare_dataset("ade20k", source, out)
+    write(out)
+    before = sorted((path, path.is_file() and path.read_bytes()) for path in tmp_path.rglob("*"))
+    (tmp_path / "link").symlink_to(out)
+    with pytest.raises(PreparationError, match=f"out has other files .*not overwritten: {re.escape(name)}[.,]"):
+        prepare_dataset("ade20k", source, tmp_path / ("link" if by_link else "out"), overwrite=True)
+    (tmp_path / "link").unlink()
+    assert sorted((path, path.is_file() and path.read_bytes()) for path in tmp_path.rglob("*")) == before
+
+
+def test_folders_beside_it_are_not_touched_whatever_they_are_called(tmp_path):
+    source, out = write_ade20k(tmp_path / "source"), tmp_path / "out"
+    for name in (".out.unfinished", ".out.replaced", ".preparing-out"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "photo.jpg").touch()
+    (tmp_path / "link").symlink_to(out)
+    for folder in (out, tmp_path / "link"):
+        prepare_dataset("ade20k", source, folder, overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert all((tmp_path / name / "photo.jpg").exists() for name in (".out.unfinished", ".out.replaced"))
+    assert sorted(os.listdir(tmp_path)) == [
+        *(".out.replaced", ".out.unfinished", ".preparing-out", "link", "out", "source")
+    ]
+
+
+def test_a_disk_that_fills_up_costs_one_error_and_leaves_the_dataset(tmp_path, monkeypatch):
+    source, out = write_ade20k(tmp_path / "source"), tmp_path / "out"
+    prepare_dataset("ade20k", source, out)
+    before = (out / "data" / "train-00000-of-00001.parquet").read_bytes()
+
+    def fill(*arguments, **settings):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", fill)
+    with pytest.raises(OutputError, match="out cannot be written: No space left on device"):
+        prepare_dataset("ade20k", source, out, overwrite=True)
+    assert (out / "data" / "train-00000-of-00001.parquet").read_bytes() == before
+    assert sorted(os.listdir(tmp_path)) == ["out", "source"]
+
+
+def test_what_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(preparation, "find_splits", None)
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "out"):
+        with pytest.raises(OutputError, match="file.* cannot be written"):
+            prepare_dataset("ade20k", tmp_path, out, overwrite=True)
 
 
 def test_shards_and_groups(tmp_path, monkeypatch):
@@ -291,13 +375,16 @@ def test_interrupted_run_leaves_nothing_that_loads_and_starts_anew(tmp_path):
         "preparation.prepare_dataset('ade20k', *sys.argv[1:])\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code, source, out])
-    unfinished = tmp_path / ".out.unfinished" / "data" / "train-00000.parquet"
+
+    def find_unfinished() -> list[int]:
+        return [file.stat().st_size for file in tmp_path.glob(".preparing-*/new/data/train-00000.parquet")]
+
     deadline = time.monotonic() + 60
-    while not (unfinished.is_file() and unfinished.stat().st_size > 0) and time.monotonic() < deadline:
+    while not any(find_unfinished()) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert unfinished.is_file() and not out.exists()
+    assert any(find_unfinished()) and not out.exists()
     prepared = prepare_dataset("ade20k", source, out)
     assert prepared.num_images == {"train": 300, "validation": 2}
     assert sorted(os.listdir(tmp_path)) == ["out", "source"]
