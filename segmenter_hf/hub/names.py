@@ -95,6 +95,26 @@ def hide_paths_in_text(text: str) -> str:
     return HUB_TOKEN.sub("hf_...", BARE_PATH.sub(r"\1", text))
 
 
+def hide_paths_in_json(value: Any, key: str | None = None) -> Any:
+    """
+    What a file of JSON holds, such as figures or the state of a trainer, without what tells of the machine in any of
+    its texts.
+
+    Args:
+        value: What is in the file.
+        key (`str`, *optional*): What it is called there.
+    """
+    if isinstance(value, Mapping):
+        return {name: hide_paths_in_json(each, name) for name, each in value.items()}
+    if isinstance(value, list):
+        return [hide_paths_in_json(each) for each in value]
+    if not isinstance(value, str):
+        return value
+    if key == "command":
+        return hide_paths(value)
+    return base_name(value) if IS_OUTSIDE.match(value) else hide_paths_in_text(value)
+
+
 def hide_paths_in_results(results: Mapping[str, Any]) -> dict[str, Any]:
     """
     What an evaluation measured, without what tells of the machine, to be published as it is.
@@ -139,6 +159,7 @@ __all__ = [
     "HUB_TOKEN",
     "base_name",
     "hide_paths",
+    "hide_paths_in_json",
     "hide_paths_in_results",
     "hide_paths_in_text",
     "is_hub_id",

@@ -1,11 +1,13 @@
 """
-Pushes a folder that training wrote: the model, what it needs, its card and its figures. What else is in such a folder
-(checkpoints, states of optimisers, pickled arguments) stays where it is.
+Pushes a folder that training wrote: the model, what it needs, its card, notices and licences, and its figures. What
+else is in such a folder (checkpoints, states of optimisers, pickled arguments) stays where it is.
 """
 
 import json
 import re
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub.constants
 from huggingface_hub import HfApi, ModelCard
@@ -14,11 +16,11 @@ from huggingface_hub.utils import validate_repo_id
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from ..outputs import write_text
-from .names import HUB_TOKEN
+from .documents import is_document
+from .names import HUB_TOKEN, hide_paths_in_json
 from .push import (
     CARD_FILE,
     CODE_MODULES,
-    LICENCE_FILE,
     ManifestEntry,
     PushError,
     check_access,
@@ -30,7 +32,6 @@ from .push import (
 CODE_FILES = {Path(module.__file__).name for module in CODE_MODULES}
 # What `Trainer`, the loop on accelerate and evaluation call their figures, the course of the run among them.
 FIGURES = re.compile(r"(\w+_)?results([_-][\w.-]+)?\.json|trainer_state\.json")
-DOCUMENTS = {CARD_FILE, LICENCE_FILE, "NOTICE"}
 COMMIT_MESSAGE = "Upload the trained model"
 
 
@@ -95,16 +96,20 @@ def list_trained_files(folder: str | Path) -> list[str]:
     missing = sorted(needed - present)
     if missing:
         raise PushError(f"{folder} is no folder of a trained model: it lacks {', '.join(missing)}. Train to the end.")
-    others = {name for name in present if name in CODE_FILES | DOCUMENTS or FIGURES.fullmatch(name)}
+    others = {
+        name for name in present if name in {*CODE_FILES, CARD_FILE} or FIGURES.fullmatch(name) or is_document(name)
+    }
     names = sorted(needed | others)
     # Those that a command line may have got into.
     for name in names:
-        if name.endswith((".json", ".md")) and HUB_TOKEN.search((folder / name).read_text("utf-8", "replace")):
+        if (name.endswith((".json", ".md")) or is_document(name)) and HUB_TOKEN.search(
+            (folder / name).read_text("utf-8", "replace")
+        ):
             raise PushError(f"{folder / name} holds a token of the Hub. Remove it, and revoke the token if it is out.")
     return names
 
 
-def _read_json(path: Path) -> dict:
+def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -134,6 +139,7 @@ def push_trained(
     """
     Brings a repository to the state of a trained model's folder, in one commit of what differs; in none, if nothing
     does. A push that was interrupted continues when it is run again. Other files in the repository are left alone.
+    Paths of this machine in figures, such as that of the best checkpoint, are cut to their last part on the way.
 
     Args:
         folder (`str` or `Path`): What `--output_dir` named.
@@ -155,8 +161,22 @@ def push_trained(
     names = list_trained_files(folder)
     api = api or HfApi(token=token)
     repo_id = check_repository(repo_id, api=api)
-    manifest = make_manifest(folder, names)
-    return push_folder(api, folder, repo_id, manifest, private=private, title=commit_message or COMMIT_MESSAGE)
+    with tempfile.TemporaryDirectory(prefix="segmenter-") as staged:
+        for name in names:
+            _stage(folder / name, Path(staged) / name)
+        settings = {"private": private, "title": commit_message or COMMIT_MESSAGE}
+        return push_folder(api, Path(staged), repo_id, make_manifest(Path(staged)), **settings)
+
+
+def _stage(file: Path, staged: Path):
+    """A file as the world may see it: figures without paths of this machine, everything else as it is."""
+    if FIGURES.fullmatch(file.name):
+        contents = _read_json(file)
+        public = hide_paths_in_json(contents)
+        if public != contents:
+            staged.write_text(json.dumps(public, indent=2) + "\n", encoding="utf-8")
+            return
+    staged.symlink_to(file.absolute())
 
 
 __all__ = ["check_repository", "list_trained_files", "push_trained", "save_card"]

@@ -1,6 +1,7 @@
 """What sets training of a segmentation model apart from `Trainer`'s defaults."""
 
 import math
+import os
 import time
 from typing import Any
 
@@ -122,6 +123,13 @@ class SegmentationTrainer(Trainer):
         )
         metrics = make_metrics(self.last_evaluation, self.model.config.id2label, prefix)
         return metrics | speed_metrics(prefix, start_time, num_samples=self.last_evaluation["num_images"])
+
+    def save_state(self):
+        # Of the folder that may be published; checkpoints, by which runs are resumed, keep the whole path.
+        best = self.state.best_model_checkpoint
+        self.state.best_model_checkpoint = best and os.path.basename(best)
+        super().save_state()
+        self.state.best_model_checkpoint = best
 
     def _save_rng_state(self, output_dir: str):
         super()._save_rng_state(output_dir)

@@ -8,7 +8,16 @@ import pytest
 
 import segmenter_hf.hub.names
 from segmenter_hf.hub.markdown import LINE_LENGTH
-from segmenter_hf.hub.names import base_name, hide_paths, hide_paths_in_results, is_hub_id, public_name, wrap_command
+from segmenter_hf.hub.names import (
+    base_name,
+    hide_paths,
+    hide_paths_in_json,
+    hide_paths_in_results,
+    hide_paths_in_text,
+    is_hub_id,
+    public_name,
+    wrap_command,
+)
 
 
 def test_docstring_example():
@@ -112,6 +121,27 @@ def test_results_are_fit_to_be_published(single, tmp_path):
     expected = {"model": "best", "command": "python evaluate.py --dataset_name data", "dataset": single["dataset"]}
     assert shown == single | expected
     assert hide_paths_in_results(single | {"model": "lab/best"})["model"] == "lab/best"
+
+
+def test_texts_are_fit_to_be_published():
+    token = "hf_" + "aB3" * 11
+    text = f"'/home/jane doe/scenes' -> /srv/jane/scenes, see https://lab.org/a/b and/or 1/2 of outputs/run ({token})"
+    assert hide_paths_in_text(text) == "'scenes' -> scenes, see https://lab.org/a/b and/or 1/2 of outputs/run (hf_...)"
+
+
+def test_json_is_fit_to_be_published():
+    contents = {
+        "best_model_checkpoint": "/home/jane doe/runs/best/checkpoint-5",
+        "log_history": [{"loss": 0.5, "note": "from ~/data, 3 of 5", "ok": None}],
+        "nested": {"command": "python /home/jane/run.py --data=/data/x --hub_token y", "iou/road": 0.25},
+        "dataset": "lab/scenes",
+    }
+    assert hide_paths_in_json(contents) == {
+        "best_model_checkpoint": "checkpoint-5",
+        "log_history": [{"loss": 0.5, "note": "from data, 3 of 5", "ok": None}],
+        "nested": {"command": "python run.py --data=x", "iou/road": 0.25},
+        "dataset": "lab/scenes",
+    }
 
 
 def test_command_that_no_shell_reads_is_shown_all_the_same():

@@ -112,3 +112,8 @@ def test_the_best_model_is_that_of_the_best_mean_iou(trainer_parts, tmp_path):
     assert len(scores) == 3
     assert trainer.state.best_metric == max(scores)
     assert trainer.evaluate()["eval_mean_iou"] == max(scores)
+    # The state beside the model may be published, and tells nothing of the disk.
+    trainer.save_state()
+    state = json.loads((tmp_path / "trainer_state.json").read_text())
+    assert state["best_model_checkpoint"] == f"checkpoint-{trainer.state.best_global_step}"
+    assert str(tmp_path) not in json.dumps(state) and str(tmp_path) in trainer.state.best_model_checkpoint
