@@ -1,16 +1,57 @@
 """What a model was made from: the weights that training started from and the data, as far as a card may tell."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
-from ..conversion.released import find_released, is_released
+from ..conversion.convert import CARD_FILE, LICENCE_FILE, LICENCES
+from ..conversion.pretrained import TIMM_PREFIX
+from ..conversion.released import ReleasedCheckpoint, find_released, is_released
 from .card_facts import PRETRAINED_WEIGHTS, SOURCES
-from .card_text import LICENCE_NAMES, link_source
+from .card_text import link_source
+from .documents import (
+    fetch_documents,
+    is_own_file,
+    read_documents,
+    read_metadata,
+    save_documents,
+)
 from .markdown import inline_code
 from .names import base_name, is_hub_id, public_name
 
 
 HUB_URL = "https://huggingface.co"
+LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+OTHER_LICENCE = "other"
+# What the metadata calls other licences that have no name, and where there is none.
+UNNAMED_LICENCE, UNKNOWN_LICENCE = "terms-of-the-starting-weights", "unknown"
+# A folder in the cache of the Hub, with the repository and the commit that it is of.
+SNAPSHOT = re.compile(r"/models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})(/|$)")
+# How cards of this package name their repository, in their snippets.
+CARD_REPOSITORY = re.compile(r'^repo_id = "([\w.-]+/[\w.-]+)"$', re.MULTILINE)
+TRAINING_CHECKPOINT = re.compile(r"checkpoint-\d+")
+
+
+@dataclass(frozen=True)
+class Terms:
+    """
+    The terms of weights, as the metadata of cards state them.
+
+    Args:
+        license (`str`): An identifier of the Hub; `"other"` where there is none, or nothing is known.
+        name (`str`, *optional*): What another licence is called; `"unknown"` where nothing is known.
+        link (`str`, *optional*): Where that is: a file beside the card, or an address.
+    """
+
+    license: str
+    name: str | None = None
+    link: str | None = None
+
+    @property
+    def is_known(self) -> bool:
+        return self.name != UNKNOWN_LICENCE
 
 
 @dataclass(frozen=True)
@@ -20,26 +61,45 @@ class StartingWeights:
 
     Args:
         description (`str`): What they are, in Markdown, to follow "from".
-        base_model (`str`, *optional*): Their id on the Hub, where exactly these weights are there.
+        base_model (`str` or `list[str]`, *optional*): Their id on the Hub; where they have none, what they were made
+            from in turn.
         citations (`tuple[str, ...]`): Keys of `CITATIONS`, beside that of Segmenter.
-        licence (`str`, *optional*): What they are licensed under, where it is known.
+        terms ([`Terms`], *optional*): What they may be used for; `None` only where there are no weights.
+        documents (`Mapping[str, bytes]`): Their notices and licences, which come along with what is made from them.
         is_random (`bool`): Whether there are none.
     """
 
     description: str
-    base_model: str | None = None
+    base_model: str | list[str] | None = None
     citations: tuple[str, ...] = ()
-    licence: str | None = None
+    terms: Terms | None = None
+    documents: Mapping[str, bytes] = field(default_factory=dict)
     is_random: bool = False
 
+    def save_documents(self, folder: str | Path) -> "StartingWeights":
+        """
+        Writes the notices and licences into a folder, beside what is there, and returns what a card there says.
 
-def find_starting_weights(name: str | None, is_from_scratch: bool | None = None) -> StartingWeights | None:
+        Raises:
+            OutputError: if the file system refuses to write.
+        """
+        names = save_documents(self.documents, folder)
+        terms = self.terms and replace(self.terms, link=names.get(self.terms.link, self.terms.link))
+        return replace(self, terms=terms, documents={names[name]: each for name, each in self.documents.items()})
+
+
+def find_starting_weights(
+    name: str | None, is_from_scratch: bool | None = None, documents: Path | None = None
+) -> StartingWeights | None:
     """
-    The weights of a name as the training scripts take it: a released checkpoint's, a Hub id, or a path.
+    The weights of a name as the training scripts take it: a released checkpoint's, `timm:NAME`, a Hub id, or a path,
+    with the terms that stand beside them.
 
     Args:
         name (`str`, *optional*): The name.
         is_from_scratch (`bool`, *optional*): Whether there are none.
+        documents (`Path`, *optional*): Where card, notices and licences of a repository on the Hub are, which is not
+            asked here. See [`load_starting_weights`].
 
     Returns:
         [`StartingWeights`], or `None` where nothing is known.
@@ -53,17 +113,175 @@ def find_starting_weights(name: str | None, is_from_scratch: bool | None = None)
         raise ValueError(f"Training cannot have started from scratch and from {name}. Leave one out.")
     # Their names look like ids of the Hub.
     if is_released(name):
-        row = find_released(name)
-        weights, licence = PRETRAINED_WEIGHTS[row.backbone], LICENCE_NAMES[row.licence]
-        if row.is_encoder:
-            return StartingWeights(weights.description, weights.base_model, weights.citations, licence)
-        citations = tuple(key for key in SOURCES[row.source].citations if key != "segmenter") + weights.citations
+        return _find_released(find_released(name))
+    if name.startswith(TIMM_PREFIX):
+        return _find_timm(name, documents)
+    repository = find_repository(name)
+    if repository is not None:
+        # Of a folder in the cache, what is there.
+        return _find_on_hub(repository[0], documents or (folder_of(name) if Path(name).exists() else None))
+    return _find_on_disk(Path(name))
+
+
+def load_starting_weights(
+    name: str | None, revision: str | None = None, cache_dir: str | None = None, token: str | None = None
+) -> StartingWeights:
+    """
+    As [`find_starting_weights`], of a run that starts from scratch without a name, with what their repository on the
+    Hub says, if they have one and it can be read.
+    """
+    documents = None
+    if name is not None and name.startswith(TIMM_PREFIX):
+        settings = find_timm_settings(name)
+        if settings is not None and is_hub_id(settings.hf_hub_id):
+            documents = fetch_documents(settings.hf_hub_id, None, cache_dir, token)
+    elif name is not None and not is_released(name):
+        repository = find_repository(name)
+        if repository is not None:
+            documents = fetch_documents(repository[0], repository[1] or revision, cache_dir, token)
+    return find_starting_weights(name, name is None, documents)
+
+
+def find_repository(name: str) -> tuple[str, str | None] | None:
+    """The id on the Hub of a name, and the commit, if it is a folder in the cache of the Hub; `None` of another."""
+    match = SNAPSHOT.search(Path(name).absolute().as_posix())
+    if match is not None:
+        return f"{match[1]}/{match[2]}", match[3]
+    return (name, None) if is_hub_id(name) else None
+
+
+def folder_of(name: str | Path) -> Path:
+    """Where card, notices and licences of weights in a folder or file are."""
+    return Path(name) if Path(name).is_dir() else Path(name).parent
+
+
+def find_timm_settings(name: str) -> Any:
+    """What timm knows of the weights that it calls so, after `timm:`; `None` where it knows nothing."""
+    try:
+        from timm.models import get_pretrained_cfg
+
+        return get_pretrained_cfg(name.removeprefix(TIMM_PREFIX))
+    except (ImportError, RuntimeError, ValueError):
+        return None
+
+
+def _find_released(row: ReleasedCheckpoint) -> StartingWeights:
+    weights = PRETRAINED_WEIGHTS[row.backbone]
+    text, citations = weights.description, weights.citations
+    if not row.is_encoder:
         text = f"the released checkpoint `{row.name}` of {link_source(row)}"
-        return StartingWeights(text, None, citations, licence)
-    if is_hub_id(name):
-        citations = [each.citations for each in PRETRAINED_WEIGHTS.values() if each.base_model == name]
-        return StartingWeights(f"[`{name}`]({HUB_URL}/{name})", name, citations[0] if citations else ())
-    return StartingWeights(f"the weights {inline_code(base_name(name))}, which were given as a file or folder")
+        if weights.base_model is not None:
+            text += f", which was made from {_link(weights.base_model)}"
+        citations = tuple(key for key in SOURCES[row.source].citations if key != "segmenter") + citations
+    documents = {LICENCE_FILE: read_licence(row.licence)}
+    return StartingWeights(text, weights.base_model, citations, Terms(row.licence), documents)
+
+
+def _find_timm(name: str, documents: Path | None) -> StartingWeights:
+    settings = find_timm_settings(name)
+    if settings is None:
+        return StartingWeights(f"the weights {inline_code(name)}", terms=Terms(OTHER_LICENCE, UNKNOWN_LICENCE))
+    hub_id = settings.hf_hub_id if is_hub_id(settings.hf_hub_id) else None
+    # What timm itself says is a default for most of its models.
+    metadata = {"license": settings.license}
+    if documents is not None:
+        metadata |= read_metadata(documents)
+    terms, files = _read_terms(metadata, documents, hub_id)
+    text = _link(hub_id) if hub_id else f"the weights {inline_code(name)}"
+    return StartingWeights(text, hub_id, _find_citations(hub_id), terms, files)
+
+
+def _find_on_hub(repo_id: str, folder: Path | None) -> StartingWeights:
+    terms, files = _read_terms({} if folder is None else read_metadata(folder), folder, repo_id)
+    return StartingWeights(_link(repo_id), repo_id, _find_citations(repo_id), terms, files)
+
+
+def _find_on_disk(path: Path) -> StartingWeights:
+    folder = folder_of(path)
+    text = f"the weights {inline_code(base_name(str(path)))}, which were given as a file or folder"
+    is_whole_run = True
+    is_checkpoint = path.is_dir() and TRAINING_CHECKPOINT.fullmatch(path.absolute().name) is not None
+    if is_checkpoint and not (folder / CARD_FILE).is_file() and not read_documents(folder):
+        # Of a run, whose folder has the card and notices of the weights that it started from.
+        folder, is_whole_run = folder.absolute().parent, False
+    if not folder.is_dir():
+        return StartingWeights(text, terms=Terms(OTHER_LICENCE, UNKNOWN_LICENCE))
+    metadata = read_metadata(folder)
+    own_id = _find_own_id(folder) if is_whole_run else None
+    origins = _read_base_models(metadata)
+    terms, files = _read_terms(metadata, folder, own_id)
+    if own_id is not None:
+        return StartingWeights(
+            f"{text}, those of {_link(own_id)}", own_id, _find_citations(own_id, *origins), terms, files
+        )
+    if origins:
+        text += f", and were made from {' and '.join(map(_link, origins))}"
+    base_model = origins[0] if len(origins) == 1 else origins or None
+    return StartingWeights(text, base_model, _find_citations(*origins), terms, files)
+
+
+def _find_own_id(folder: Path) -> str | None:
+    card = folder / CARD_FILE
+    match = CARD_REPOSITORY.search(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else None
+    return match[1] if match is not None and is_hub_id(match[1]) else None
+
+
+def _read_base_models(metadata: Mapping[str, Any]) -> list[str]:
+    names = metadata.get("base_model")
+    names = names if isinstance(names, list) else [names]
+    # Cards that others wrote may have paths there.
+    return [name for name in names if isinstance(name, str) and is_hub_id(name)]
+
+
+def _read_terms(
+    metadata: Mapping[str, Any], folder: Path | None, repo_id: str | None
+) -> tuple[Terms, dict[str, bytes]]:
+    """The terms that a card states or files beside it hold, and these files."""
+    documents = read_documents(folder) if folder is not None else {}
+    page = None if repo_id is None else f"{HUB_URL}/{repo_id}"
+    stated = metadata.get("license")
+    stated = "-and-".join(map(str, stated)) if isinstance(stated, list) else str(stated or UNKNOWN_LICENCE)
+    stated = stated.strip().lower()
+    is_other = stated in (OTHER_LICENCE, UNKNOWN_LICENCE)
+    if not is_other and LICENCE_ID.fullmatch(stated) and not isinstance(metadata.get("license"), list):
+        if stated == "apache-2.0" and not any("licen" in name.lower() for name in documents):
+            # It asks for a copy of itself, and is the same for all.
+            documents[LICENCE_FILE] = read_licence(stated)
+        return Terms(stated), documents
+
+    name = metadata.get("license_name") if is_other else stated
+    link = metadata.get("license_link")
+    if isinstance(link, str) and not link.startswith(("https://", "http://")):
+        link = _take_file(folder, link, documents) or (page and f"{page}/blob/main/{link.removeprefix('./')}")
+    link = link if isinstance(link, str) else next(iter(documents), page)
+    if isinstance(name, str) and (slug := re.sub("[^a-z0-9.-]+", "-", name.strip().lower()).strip("-")):
+        return Terms(OTHER_LICENCE, slug, link), documents
+    is_known = stated == OTHER_LICENCE or bool(documents)
+    return Terms(OTHER_LICENCE, UNNAMED_LICENCE if is_known else UNKNOWN_LICENCE, link), documents
+
+
+def _take_file(folder: Path | None, link: str, documents: dict[str, bytes]) -> str | None:
+    """The name of a file that a card links to as its licence, which joins the documents; `None` if there is none."""
+    is_inside = ".." not in Path(link).parts and not Path(link).is_absolute()
+    if folder is None or not is_inside or not is_own_file(folder / link) or Path(link).name == CARD_FILE:
+        return None
+    file = folder / link
+    documents.setdefault(file.name, file.read_bytes())
+    return file.name
+
+
+def read_licence(identifier: str) -> bytes:
+    """The text of a licence by its identifier on the Hub: MIT of the original implementation, or Apache-2.0."""
+    return (LICENCES / f"{identifier}.txt").read_bytes()
+
+
+def _link(repo_id: str) -> str:
+    return f"[`{repo_id}`]({HUB_URL}/{repo_id})"
+
+
+def _find_citations(*repo_ids: str | None) -> tuple[str, ...]:
+    known = {each.base_model: each.citations for each in PRETRAINED_WEIGHTS.values() if each.base_model is not None}
+    return tuple(dict.fromkeys(key for repo_id in repo_ids for key in known.get(repo_id, ())))
 
 
 def describe_dataset(name: str) -> str:
@@ -77,4 +295,13 @@ def make_dataset_entry(name: str) -> dict[str, str]:
     return {"type": name if is_hub_id(name) else slug, "name": public_name(name)}
 
 
-__all__ = ["StartingWeights", "describe_dataset", "find_starting_weights", "make_dataset_entry"]
+__all__ = [
+    "OTHER_LICENCE",
+    "UNKNOWN_LICENCE",
+    "StartingWeights",
+    "Terms",
+    "describe_dataset",
+    "find_starting_weights",
+    "load_starting_weights",
+    "make_dataset_entry",
+]

@@ -12,7 +12,7 @@ from ..configuration_segmenter import SegmenterConfig
 from .cards import make_eval_results
 from .markdown import escape
 from .names import is_hub_id, public_name
-from .origins import find_starting_weights, make_dataset_entry
+from .origins import StartingWeights, Terms, find_starting_weights, make_dataset_entry
 from .results import METRIC, Result, check_labels
 from .trained_text import Measurement, Trained, make_title, write_text
 from .training_facts import TrainingFacts
@@ -29,7 +29,7 @@ def make_trained_card(
     results: Sequence[Mapping[str, Any]] = (),
     *,
     training: TrainingFacts | None = None,
-    base_model: str | None = None,
+    base_model: str | StartingWeights | None = None,
     dataset_name: str | None = None,
     repo_id: str | None = None,
     num_parameters: int | None = None,
@@ -48,11 +48,14 @@ def make_trained_card(
             [`~segmenter_hf.evaluation.results.make_results`] makes them and
             [`~segmenter_hf.evaluation.results.read_results_file`] returns them.
         training ([`TrainingFacts`], *optional*): How it was trained.
-        base_model (`str`, *optional*): The weights that training started from, as `--model_name_or_path` takes them.
+        base_model (`str` or [`StartingWeights`], *optional*): The weights that training started from: as
+            `--model_name_or_path` takes them, or what [`~segmenter_hf.hub.origins.load_starting_weights`] found of
+            them, on the Hub too, and saved beside the card.
         dataset_name (`str`, *optional*): What it was trained on, as `--dataset_name` takes it: a Hub id or a path.
         repo_id (`str`, *optional*): The repository, `owner/name`, that the card is for and its snippets load from.
         num_parameters (`int`, *optional*): Number of parameters.
         license (`str`, *optional*): Identifier of the licence of the weights, as the Hub spells it: `"apache-2.0"`.
+            By default that of the weights that training started from, or `"other"` if that is not known.
         language (`str` or `Sequence[str]`, *optional*): Languages of the label names, as the Hub spells them: `"en"`.
         tags (`Sequence[str]`, *optional*): Further tags.
 
@@ -84,7 +87,11 @@ def make_trained_card(
     if repo_id is not None:
         validate_repo_id(repo_id)
     measurements = [make_measurement(config, each) for each in results]
-    start = find_starting_weights(base_model, training.is_from_scratch if training is not None else None)
+    start = base_model
+    if not isinstance(start, StartingWeights):
+        start = find_starting_weights(start, training.is_from_scratch if training is not None else None)
+    base_ids = start.base_model if start is not None and start.base_model != repo_id else None
+    terms = Terms(license) if license is not None else start.terms if start is not None else None
     model = Trained(
         config=config,
         image_processor=image_processor,
@@ -94,15 +101,18 @@ def make_trained_card(
         dataset_name=dataset_name,
         repo_id=repo_id,
         num_parameters=num_parameters,
-        license=license,
+        terms=terms,
     )
     title = make_title(model, public_name(dataset_name) if dataset_name is not None else None)
     data = ModelCardData(
-        license=license,
+        license=terms.license if terms is not None else None,
+        license_name=terms.name if terms is not None else None,
+        license_link=terms.link if terms is not None else None,
         language=[language] if isinstance(language, str) else list(language or ()) or None,
         library_name="transformers",
         pipeline_tag="image-segmentation",
-        base_model=start.base_model if start is not None else None,
+        base_model=base_ids,
+        base_model_relation="finetune" if base_ids else None,
         datasets=[dataset_name] if is_hub_id(dataset_name) else None,
         metrics=[METRIC],
         tags=[*TAGS, *tags],

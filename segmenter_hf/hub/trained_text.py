@@ -30,7 +30,7 @@ from .card_text import (
 )
 from .markdown import bullets, code_block, escape, inline_code, paragraph
 from .names import hide_paths, hide_paths_in_text, wrap_command
-from .origins import StartingWeights, describe_dataset
+from .origins import OTHER_LICENCE, StartingWeights, Terms, describe_dataset
 from .result_protocol import ResultProtocol
 from .results import METRIC_NAMES, Result
 from .results_text import (
@@ -47,6 +47,8 @@ from .training_facts import TrainingFacts
 
 # Stands for the folder in the snippets of a model that is in no repository.
 FOLDER = "path/to/this/folder"
+# Notices that are longer are only named.
+MAX_QUOTED_BYTES = 4000
 RESAMPLING = {PILImageResampling.NEAREST: "to the nearest pixels", PILImageResampling.BICUBIC: "bicubically"}
 
 
@@ -90,7 +92,7 @@ class Trained:
         dataset_name (`str`, *optional*): What it was trained on: a Hub id or a path.
         repo_id (`str`, *optional*): The repository that the card is for.
         num_parameters (`int`, *optional*): Number of parameters.
-        license (`str`, *optional*): Identifier of the licence.
+        terms ([`Terms`], *optional*): The licence.
     """
 
     config: SegmenterConfig
@@ -101,7 +103,7 @@ class Trained:
     dataset_name: str | None = None
     repo_id: str | None = None
     num_parameters: int | None = None
-    license: str | None = None
+    terms: Terms | None = None
 
     @property
     def measured(self) -> list[Measurement]:
@@ -430,27 +432,58 @@ def write_limits(model: Trained) -> str:
 
 
 def write_terms(model: Trained) -> str:
-    start = model.start
-    started = ""
-    if start is not None and not start.is_random:
-        licence = f", which are licensed under {start.licence}" if start.licence is not None else ""
-        started = f" and the weights that training started from{licence}"
-    return "\n\n".join(
-        [
-            paragraph(
-                f"The weights are licensed under {LICENCE_NAMES.get(model.license, model.license)}."
-                if model.license is not None
-                else "No licence was stated for these weights: ask who published them before you use them.",
-                "The code beside them is Apache-2.0.",
-                f"The images and label maps that they were trained on{started} have terms of their own. "
-                f"{TERMS_ARE_UNSETTLED}",
-            ),
-            paragraph(
-                "The credit for the method is due to the authors of the paper. Please cite them, and whoever made the "
-                "data."
-            ),
+    start = model.start if model.start is not None and not model.start.is_random else None
+    parts = [
+        paragraph(
+            _describe_licence(model, start),
+            "The code beside them is Apache-2.0.",
+            "The images and label maps that they were trained on have terms of their own.",
+            TERMS_ARE_UNSETTLED,
+        )
+    ]
+    if start is not None and start.documents:
+        names = ", ".join(map(inline_code, start.documents))
+        parts.append(paragraph(f"Of the weights that training started from, beside this card: {names}."))
+        parts += [
+            code_block("text", contents.decode("utf-8", "replace"))
+            for name, contents in start.documents.items()
+            if "notice" in name.lower() and len(contents) <= MAX_QUOTED_BYTES
         ]
+    started = " and the weights that training started from" if start is not None else ""
+    parts.append(
+        paragraph(
+            "The credit for the method is due to the authors of the paper. Please cite them, and whoever made the data"
+            f"{started}."
+        )
     )
+    return "\n\n".join(parts)
+
+
+def _describe_licence(model: Trained, start: StartingWeights | None) -> str:
+    of_start = start.terms if start is not None else None
+    if model.terms is None:
+        return "No licence was stated for these weights: ask who published them before you use them."
+    if model.terms == of_start:
+        if not of_start.is_known:
+            where = f" See <{of_start.link}>." if of_start.link is not None else ""
+            return (
+                "No licence is known of the weights that training started from, and so none is stated for these: ask "
+                f"who published those before you use these.{where}"
+            )
+        return f"The weights are under the terms of those that training started from: {_name_terms(of_start)}."
+    if of_start is None:
+        return f"The weights are licensed under {_name_terms(model.terms)}."
+    known = f"under {_name_terms(of_start)}" if of_start.is_known else "not under a licence that is known"
+    return f"The weights are licensed under {_name_terms(model.terms)}; those that training started from are {known}."
+
+
+def _name_terms(terms: Terms) -> str:
+    if terms.license != OTHER_LICENCE:
+        return LICENCE_NAMES.get(terms.license, terms.license)
+    name = inline_code(terms.name) if terms.name is not None else "a licence of its own"
+    if terms.link is None:
+        return name
+    return f"{name}, see {f'<{terms.link}>' if '://' in terms.link else inline_code(terms.link)}"
 
 
 def write_citations(model: Trained) -> str:

@@ -85,12 +85,14 @@ def record(
     write_results(results, output_dir / RESULTS_NAME)
     if training is None:
         return results
+    # Notices and licences first, as the card names them.
+    start = setup.start.save_documents(output_dir)
     card = make_trained_card(
         model.config,
         setup.image_processor,
         [results],
         training=training,
-        base_model=run.model_args.model_name_or_path,
+        base_model=start,
         dataset_name=data_args.dataset_name,
         repo_id=repo_id,
         num_parameters=model.num_parameters(),

@@ -22,6 +22,7 @@ from ..data.checks import check_splits
 from ..data.examples import ExampleReader
 from ..data.labels import LABEL_SETS, load_label_set
 from ..data.loading import SegmentationData, load_segmentation_data
+from ..hub.origins import StartingWeights, load_starting_weights
 from ..image_processing_pil_segmenter import SegmenterImageProcessingMixin, reduce_labels
 from ..image_processing_segmenter import SegmenterImageProcessor
 from ..modeling_segmenter import SegmenterForSemanticSegmentation, patch_grid
@@ -48,6 +49,8 @@ class TrainingSetup:
         image_processor ([`SegmenterImageProcessor`]): What training, its evaluation and later inference share.
         model ([`SegmenterForSemanticSegmentation`]): The model, or with adapters the `PeftModel` around it.
         class_weights (`torch.Tensor`, *optional*): Of shape `(num_labels,)`.
+        start ([`StartingWeights`], *optional*): What is known of the weights that the model has; `None` where the run
+            only evaluates.
     """
 
     data: SegmentationData
@@ -56,6 +59,7 @@ class TrainingSetup:
     image_processor: SegmenterImageProcessingMixin
     model: PreTrainedModel
     class_weights: torch.Tensor | None
+    start: StartingWeights | None = None
 
 
 def prepare(
@@ -135,7 +139,10 @@ def _prepare(
         data_args.photometric_distortion,
     )
     train_dataset = TrainingDataset(train_examples, augmentation, data.image_column, data.annotation_column, seed)
-    return TrainingSetup(data, train_dataset, eval_examples, image_processor, model, class_weights)
+    start = load_starting_weights(
+        model_args.model_name_or_path, model_args.model_revision, model_args.cache_dir, model_args.token
+    )
+    return TrainingSetup(data, train_dataset, eval_examples, image_processor, model, class_weights, start)
 
 
 def _first(examples: Dataset, number: int | None) -> Dataset:

@@ -377,6 +377,9 @@ def train(
     loop = Loop(setup, args, accelerator)
     if args.with_tracking:
         accelerator.init_trackers("semantic_segmentation", {"recipe": recipe.name, "batch_size": batch_size})
+    if accelerator.is_main_process:
+        # Checkpoints are weights too, which others may go on from before the card is written.
+        setup.start.save_documents(args.output_dir)
     start_time = time.time()
     loop.run(checkpoint)
     train_seconds = time.time() - start_time

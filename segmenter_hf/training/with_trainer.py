@@ -97,6 +97,9 @@ def train(
     )
     facts = None
     if not only_evaluates:
+        if trainer.is_world_process_zero():
+            # Checkpoints are weights too, which others may go on from before the card is written.
+            setup.start.save_documents(training_args.output_dir)
         result = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
         facts = describe_training(
             run,

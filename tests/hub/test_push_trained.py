@@ -214,7 +214,35 @@ def test_names_of_figures(folder):
     assert set(list_trained_files(folder)) == PUSHED | names
 
 
-@pytest.mark.parametrize("name", ["results.json", "README.md", "trainer_state.json"])
+def test_notices_and_licences_are_pushed(folder, server, api):
+    names = {"NOTICE", "NOTICE-2", "LICENSE.md", "MODEL_LICENSE", "COPYING"}
+    for name in names | {"license.py", "notices.json", "my_terms"}:
+        (folder / name).write_text(name)
+    assert names_of(push_trained(folder, REPO_ID, api=api)) == PUSHED | names
+    assert {name: server.files(REPO_ID)[name] for name in names} == {name: name.encode() for name in names}
+
+
+def test_paths_of_the_machine_are_not_published(folder, server, api, single, tmp_path):
+    """As they are in the state of a run that chose its best checkpoint, and in what the evaluation script wrote."""
+    state = {"best_model_checkpoint": str(tmp_path / "run" / "checkpoint-10"), "best_metric": 0.5, "log_history": []}
+    (folder / "trainer_state.json").write_text(json.dumps(state))
+    command = (
+        f"python scripts/evaluate_semantic_segmentation.py --model_name_or_path {folder} --output_file {folder}/x"
+    )
+    dataset = single["dataset"] | {"name": str(tmp_path / "data")}
+    write_results(single | {"model": str(folder), "dataset": dataset, "command": command}, folder / "results_ms.json")
+    before = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+    push_trained(folder, REPO_ID, api=api)
+    files = server.files(REPO_ID)
+    assert not [name for name, contents in files.items() if str(tmp_path).encode() in contents]
+    assert json.loads(files["trainer_state.json"]) == state | {"best_model_checkpoint": "checkpoint-10"}
+    results = json.loads(files["results_ms.json"])
+    assert results["per_category_iou"] == single["per_category_iou"] and results["dataset"]["name"] == "data"
+    assert {name: (folder / name).read_bytes() for name in before} == before, "on this disk all is as it was"
+    assert push_trained(folder, REPO_ID, api=api) == []
+
+
+@pytest.mark.parametrize("name", ["results.json", "README.md", "trainer_state.json", "NOTICE"])
 def test_tokens_are_not_published(name, folder, server, api):
     token = "hf_" + "aB3" * 11
     (folder / name).write_text(f'{{"command": "run --hub_token {token}"}}')

@@ -20,6 +20,7 @@ from tests.hub.evaluations import NAMES, PROCESSOR_SETTINGS, evaluate, make_exam
 
 
 IMAGE_PROCESSOR = SegmenterImageProcessorPil(**PROCESSOR_SETTINGS)
+AUGREG_TINY = "timm/vit_tiny_patch16_384.augreg_in21k_ft_in1k"
 TOKEN = "hf_" + "aB3" * 11
 
 FACTS = TrainingFacts(
@@ -101,6 +102,7 @@ def test_metadata(model, single, several):
     (index,) = metadata.pop("model-index")
     assert metadata == {
         "base_model": "lab/pretrained",
+        "base_model_relation": "finetune",
         "datasets": ["lab/scenes"],
         "language": ["en"],
         "library_name": "transformers",
@@ -210,10 +212,12 @@ def test_arguments_that_cannot_be_are_refused(arguments, message, model):
     [
         ("lab/pretrained", "lab/pretrained", "from [`lab/pretrained`](https://huggingface.co/lab/pretrained)."),
         # Released checkpoints, whose names look like ids of the Hub.
-        ("ade20k/seg_tiny_mask", None, "from the released checkpoint `ade20k/seg_tiny_mask` of the [original"),
-        ("segmenter_vit-t_mask_8x1_512x512_160k_ade20k", None, "`segmenter_vit-t_mask_8x1_512x512_160k_ade20k` of "
-         "[MMSegmentation]"),
-        ("vit_tiny_patch16_384", "timm/vit_tiny_patch16_384.augreg_in21k_ft_in1k", "AugReg"),
+        ("ade20k/seg_tiny_mask", AUGREG_TINY, "from the released checkpoint `ade20k/seg_tiny_mask` of the [original"),
+        ("segmenter_vit-t_mask_8x1_512x512_160k_ade20k", AUGREG_TINY,
+         "`segmenter_vit-t_mask_8x1_512x512_160k_ade20k` of [MMSegmentation]"),
+        # Of an encoder that is nowhere on the Hub.
+        ("ade20k/seg_base_patch8", None, "from the released checkpoint `ade20k/seg_base_patch8` of the [original"),
+        ("vit_tiny_patch16_384", AUGREG_TINY, "AugReg"),
         ("/home/jane/runs/best", None, "from the weights `best`, which were given as a file or folder."),
         ("outputs/last.pth", None, "from the weights `last.pth`"),
     ],
@@ -221,6 +225,7 @@ def test_arguments_that_cannot_be_are_refused(arguments, message, model):
 def test_where_training_started(base_model, base_id, words, model):
     card = make_trained_card(model.config, IMAGE_PROCESSOR, base_model=base_model, training=FACTS)
     assert metadata_of(card).get("base_model") == base_id
+    assert metadata_of(card).get("base_model_relation") == (base_id and "finetune")
     assert words in words_of(card)
     assert "beside what the weights that it started from knew" in words_of(card)
 
@@ -229,7 +234,8 @@ def test_released_weights_are_cited_and_their_licence_is_told(model):
     card = make_trained_card(model.config, IMAGE_PROCESSOR, base_model="segmenter_vit-t_mask_8x1_512x512_160k_ade20k")
     for key in ("strudel2021segmenter", "mmseg2020", "steiner2021augreg"):
         assert section(card, "Citation").count(key) == 1
-    assert "started from, which are licensed under Apache-2.0 have terms" in words_of(card)
+    assert "The weights are under the terms of those that training started from: Apache-2.0." in words_of(card)
+    assert card.data.license == "apache-2.0"
     card = make_trained_card(model.config, IMAGE_PROCESSOR, base_model="facebook/deit-base-distilled-patch16-384")
     assert "touvron2021training" in section(card, "Citation")
     card = make_trained_card(model.config, IMAGE_PROCESSOR)
