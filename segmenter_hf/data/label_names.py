@@ -8,6 +8,7 @@ from datasets import ClassLabel, Features, List, Sequence
 from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from ..inputs import check_regular_file
 from .labels import LABEL_SETS, load_label_set
 
 
@@ -25,9 +26,10 @@ def load_label_names(labels: str | Path) -> dict[int, str]:
             `["sky", "road"]`, `{"sky": 0, "road": 1}`, or one of them as `id2label` (as a model's `config.json` does).
 
     Raises:
-        ValueError: if there is no such file or set, or the file has something else.
+        ValueError: if there is no such file or set, or the file has something else, or is no regular one.
     """
     path = Path(labels)
+    check_regular_file(path)
     if path.is_file():
         return read_label_names(path)
     if str(labels) in LABEL_SETS:
@@ -77,6 +79,8 @@ def find_label_names(source: str | Path) -> dict[int, str] | None:
     if path.exists():
         # The files of a dataset on disk may be in its `data` folder.
         folders = [path] if path.is_dir() else [path.parent, path.parent.parent]
+        for each in folders:
+            check_regular_file(each / FILE_NAME)
         return next((read_label_names(each / FILE_NAME) for each in folders if (each / FILE_NAME).is_file()), None)
     try:
         return read_label_names(Path(hf_hub_download(str(source), FILE_NAME, repo_type="dataset")))

@@ -2,6 +2,8 @@
 
 import glob
 import logging
+import os
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,14 +12,19 @@ from datasets import Dataset, DatasetDict, Features, Image, load_dataset_builder
 from datasets.exceptions import DatasetsError
 from PIL import Image as PILImage
 
+from ..inputs import check_regular_file
 from .columns import find_columns, is_array_feature
 from .examples import remember_files
-from .label_names import find_label_names, label_names_of_features, load_label_names
-from .pairs import KNOWN_SPLITS, LAYOUTS, canonical_split, load_pairs
+from .label_names import FILE_NAME, find_label_names, label_names_of_features, load_label_names
+from .pairs import KNOWN_SPLITS, LAYOUTS, canonical_split, load_pairs, name_some, similar_split
 
 
 logger = logging.getLogger(__name__)
 
+# Of files that hold examples, the name of each of which says of which split they are.
+SHARD_SUFFIXES = {".arrow", ".parquet", ".tar", ".zip"}
+# Files beside them that `datasets` reads.
+OTHER_NAMES = {"README.md", "dataset_dict.json", "dataset_info.json", "state.json", FILE_NAME}
 # Of files that `load_dataset` makes something of.
 TABLE_SUFFIXES = {".arrow", ".csv", ".gz", ".jsonl", ".parquet", ".tar", ".zip"}
 
@@ -79,6 +86,8 @@ def load_segmentation_data(
     seed: int = 0,
     cache_dir: str | Path | None = None,
     train_split: str = "train",
+    validation_split: str = "validation",
+    allow_other_splits: bool = False,
 ) -> SegmentationData:
     """
     Loads a dataset with a column of images and one of label maps.
@@ -96,9 +105,13 @@ def load_segmentation_data(
         seed (`int`, *optional*, defaults to 0): Draws that share.
         cache_dir (`str` or `Path`, *optional*): Where `datasets` keeps what it reads.
         train_split (`str`, *optional*, defaults to `"train"`): What the training split is called.
+        validation_split (`str`, *optional*, defaults to `"validation"`): What the validation split is called.
+        allow_other_splits (`bool`, *optional*, defaults to `False`): Whether folders may have splits whose names are
+            neither known nor the two above. They are splits too; otherwise they are refused.
 
     Raises:
-        ValueError: if it is not there, columns or label names are missing or ambiguous, or files have no partner.
+        ValueError: if it is not there, columns or label names are missing or ambiguous, files have no partner, or it
+            is not known which split they are of.
 
     Example:
 
@@ -110,12 +123,18 @@ def load_segmentation_data(
     <PIL.PngImagePlugin.PngImageFile image mode=L size=683x512>
 
     ```"""
+    if not isinstance(source, (str, os.PathLike)):
+        streaming = " Streaming is not supported." if "Iterable" in type(source).__name__ else ""
+        raise ValueError(
+            f"Expected the name or the folder of a dataset, got a {type(source).__name__}.{streaming} Store it with "
+            "`save_to_disk`; or pass its splits to `check_splits`, `TrainingDataset` and `evaluate_sliding_window`."
+        )
     if train_val_split is not None and not 0 < train_val_split < 1:
         raise ValueError(f"--train_val_split must be a share between 0 and 1, got {train_val_split}.")
     source = str(Path(source).expanduser()) if str(source).startswith("~") else str(source)
     # Before the data: without names there is no need to download them.
     id2label = load_label_names(labels) if labels is not None else find_label_names(source)
-    splits = _load_splits(source, config_name, cache_dir)
+    splits = _load_splits(source, config_name, cache_dir, (train_split, validation_split), allow_other_splits)
     first = _find_split(splits, train_split) or next(iter(splits))
     features = splits[first].features
     if id2label is None:
@@ -138,6 +157,13 @@ def load_segmentation_data(
     data = SegmentationData(source, splits, id2label, image_column, annotation_column)
     if train_val_split is not None and _find_split(splits, "validation") is None:
         train = data.split(train_split, "--train_split")
+        known = _find_split(splits, train_split)
+        others = [name for name in splits if name != known and similar_split(name) == "validation"]
+        if others:
+            raise ValueError(
+                f"{source} has no split validation, and {', '.join(others)} may be meant. Name one with "
+                "--validation_split."
+            )
         try:
             parts = train.train_test_split(train_val_split, seed=seed)
         except ValueError as error:
@@ -199,8 +225,15 @@ def load_id2label(source: str) -> dict[int, str]:
     return id2label
 
 
-def _load_splits(source: str, config_name: str | None, cache_dir: str | Path | None) -> DatasetDict:
+def _load_splits(
+    source: str,
+    config_name: str | None,
+    cache_dir: str | Path | None,
+    named_splits: Collection[str],
+    allow_other_splits: bool,
+) -> DatasetDict:
     path = Path(source)
+    check_regular_file(path)
     if path.is_file():
         if path.suffix.lower() != ".parquet":
             raise ValueError(f"{source} is a file, expected a parquet file or a folder. Archives must be unpacked.")
@@ -209,7 +242,7 @@ def _load_splits(source: str, config_name: str | None, cache_dir: str | Path | N
         files = {split if split in KNOWN_SPLITS else "train": glob.escape(source)}
         loaded = _load_dataset(source, "parquet", data_files=files, cache_dir=cache_dir)
     elif path.is_dir():
-        loaded = _load_folder(path, config_name, cache_dir)
+        loaded = _load_folder(path, config_name, cache_dir, named_splits, allow_other_splits)
     else:
         loaded = _load_dataset(source, source, name=config_name, cache_dir=cache_dir)
     loaded = loaded if isinstance(loaded, DatasetDict) else DatasetDict({"train": loaded})
@@ -218,12 +251,22 @@ def _load_splits(source: str, config_name: str | None, cache_dir: str | Path | N
     return DatasetDict({name: split for name, split in loaded.items() if len(split)})
 
 
-def _load_folder(path: Path, config_name: str | None, cache_dir: str | Path | None) -> Dataset | DatasetDict:
+def _load_folder(
+    path: Path,
+    config_name: str | None,
+    cache_dir: str | Path | None,
+    named_splits: Collection[str],
+    allow_other_splits: bool,
+) -> Dataset | DatasetDict:
+    # `datasets` opens these itself.
+    for file in path.rglob("*"):
+        if file.suffix in TABLE_SUFFIXES or file.name in OTHER_NAMES:
+            check_regular_file(file)
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         return load_from_disk(str(path))
     # `load_dataset` would take the folders of pairs for classes, but for where metadata pair the files.
     if not _has_metadata(path):
-        loaded = load_pairs(path)
+        loaded = load_pairs(path, named_splits, allow_other_splits)
         if loaded is not None:
             return loaded
         if not any(file.suffix in TABLE_SUFFIXES for file in path.rglob("*")):
@@ -232,6 +275,31 @@ def _load_folder(path: Path, config_name: str | None, cache_dir: str | Path | No
                 "The downloads of Cityscapes and Pascal Context have others: scripts/prepare_dataset.py reads them."
             )
     return _load_dataset(str(path), str(path), name=config_name, cache_dir=cache_dir)
+
+
+def _check_files_of_splits(path: Path, data_files: Mapping[str, Collection[str]]):
+    """
+    Refuses files whose names look like a split's that is not the one for which `datasets` takes them, or of which it
+    takes none. It knows other names than we do, leaves out what has none of them, and takes all for `train` if all do.
+    """
+    readme = path / "README.md"
+    if readme.is_file() and "data_files:" in readme.read_text(encoding="utf-8", errors="replace"):
+        return
+    splits = {os.path.realpath(file): str(name) for name, files in data_files.items() for file in files}
+    odd = []
+    for file in path.rglob("*"):
+        if file.suffix not in SHARD_SUFFIXES and file.name not in ("metadata.csv", "metadata.jsonl"):
+            continue
+        split = splits.get(os.path.realpath(file))
+        similar = {similar_split(name) for name in (*file.relative_to(path).parts[:-1], file.stem)} - {None}
+        if split is None and similar or split == "train" and similar and "train" not in similar:
+            odd.append(f"{file.relative_to(path)} ({'left out' if split is None else 'taken for train'})")
+    if odd:
+        raise ValueError(
+            f"{path} has files whose names look like splits, but which `datasets` takes for others: "
+            f"{name_some(sorted(odd))}. Rename them or their folders to train, validation or test (as in "
+            "train-00000-of-00001.parquet), or list the files of each split as `data_files` in README.md."
+        )
 
 
 def _has_metadata(path: Path) -> bool:
@@ -251,6 +319,8 @@ def _load_dataset(source: str, path: str, **settings) -> DatasetDict:
     try:
         # As `load_dataset` does, which does not tell the files.
         builder = load_dataset_builder(path, **settings)
+        if os.path.isdir(source):
+            _check_files_of_splits(Path(source), builder.config.data_files or {})
         builder.download_and_prepare()
         loaded = builder.as_dataset()
         for name, split in loaded.items():

@@ -9,12 +9,20 @@ An image and its label map have the same name but for the suffix, and for usual 
 `street_gtFine_labelTrainIds.png`, or `street.jpg` and `street_mask.png`. Both may lie in subfolders of the same name.
 """
 
+import logging
 import os
+import re
 import unicodedata
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset, DatasetDict, Features, Image
 
+from ..inputs import irregular_kind
+
+
+logger = logging.getLogger(__name__)
 
 LAYOUTS = __doc__.split("\n\n")[1]
 # In lower case. The last of each are MMSegmentation's.
@@ -30,6 +38,12 @@ SPLIT_NAMES = {
     **dict.fromkeys(("testing", "eval", "evaluation"), "test"),
 }
 KNOWN_SPLITS = {"train", "validation", "test"}
+# What names of splits have, in lower case: at their beginning, or as words inside.
+SPLIT_WORDS = {
+    "train": re.compile("^train|(?<![a-z])(train(ing)?|trn)(?![a-z])"),
+    "validation": re.compile("^val|(?<![a-z])(val(id(ation)?)?|dev)(?![a-z])"),
+    "test": re.compile("^test|(?<![a-z])(test(ing)?|tst|eval(uation)?)(?![a-z])"),
+}
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 # Of names of images and of label maps without suffix, in lower case, the longer ones first.
 IMAGE_ENDINGS = ("_leftimg8bit", "_image", "_img", "_sat", "_rgb")
@@ -46,41 +60,136 @@ def canonical_split(name: str) -> str:
     return SPLIT_NAMES.get(lower, lower if lower in KNOWN_SPLITS else name)
 
 
-def find_pairs(folder: str | Path) -> dict[str, list[tuple[Path, Path]]] | None:
+def similar_split(name: str) -> str | None:
+    """The split that a name looks like: `train2017`, `my-trn`, `val_set`, `TestImages`; `None` for other names."""
+    # Capitals begin words too.
+    words = re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    return next((split for split, pattern in SPLIT_WORDS.items() if pattern.search(words)), None)
+
+
+def find_pairs(
+    folder: str | Path, named_splits: Collection[str] = (), allow_others: bool = False
+) -> dict[str, list[tuple[Path, Path]]] | None:
     """
     Image and label-map files of each split, by name; `None` if the folder has none of the layouts. A folder that has
     one of them inside, and nothing else of the kind, is as good.
 
+    Where the name of a folder looks like a split's, all beside it are splits. Where none does, they are parts of one.
+
+    Args:
+        folder (`str` or `Path`): The folder.
+        named_splits (`Collection[str]`, *optional*): Names of splits beside those that are known.
+        allow_others (`bool`, *optional*, defaults to `False`): Whether there may be splits of other names.
+
     Raises:
-        ValueError: if an image has no label map, or a label map no image; the message names them.
+        ValueError: if an image has no label map, or a label map no image; if splits have names that say nothing, or
+            would be left out. The message names them.
     """
     folder = Path(folder)
-    found = _find_folders(folder)
-    if found is None:
-        subfolders = {each: _find_folders(each) for each in _subfolders(folder)}
-        subfolders = {each: pair for each, pair in subfolders.items() if pair is not None}
-        if len(subfolders) == 1:
-            (inner,) = subfolders
-            if canonical_split(inner.name) not in KNOWN_SPLITS:
-                return find_pairs(inner)
-        splits = {each.name: pair for each, pair in subfolders.items()}
+
+    def is_split(name: str) -> bool:
+        return name in named_splits or similar_split(name) is not None
+
+    sides = _find_folders(folder)
+    if sides is not None:
+        splits = _find_splits_inside(sides)
+        for other in _subfolders(folder):
+            if other not in sides and is_split(other.name) and _find_folders(other) is not None:
+                raise ValueError(
+                    f"{folder} has {sides[0].name} and {sides[1].name}, and others in {other.name}. Move either "
+                    f"elsewhere, or all into one of these layouts:\n{LAYOUTS}"
+                )
     else:
-        # Splits inside are those that both have; other subfolders are part of the files' names.
-        names = [{each.name for each in _subfolders(side)} for side in found]
-        inside = [name for name in sorted(names[0] | names[1]) if canonical_split(name) in KNOWN_SPLITS]
-        # Test images are often published without label maps.
-        inside = [name for name in inside if name in names[1] or canonical_split(name) != "test"]
-        splits = {name: (found[0] / name, found[1] / name) for name in inside} or {"train": found}
-    if not splits:
-        return None
-    pairs = {}
-    for name, (images, annotations) in splits.items():
-        split = canonical_split(name)
-        if split in pairs:
-            raise ValueError(f"{folder} has two folders of the {split} split. Rename or remove one.")
-        pairs[split] = match_files(images, annotations)
+        found = {each: _find_folders(each) for each in _subfolders(folder)}
+        splits = _by_split({each: pair for each, pair in found.items() if pair is not None})
+        if not splits:
+            return None
+        for each, pair in found.items():
+            if pair is None and is_split(each.name) and _has_images(each):
+                if similar_split(each.name) != "test":
+                    raise ValueError(
+                        f"{each} looks like a split, and has not both a folder of images and one of label maps, like "
+                        f"{IMAGE_FOLDERS[0]} and {ANNOTATION_FOLDERS[0]}. Rename its folders, or move it elsewhere."
+                    )
+                logger.info("%s is left out: it has no folders of images and of label maps.", each)
+        if len(splits) == 1 and not any(map(is_split, splits)):
+            return find_pairs(next(iter(splits.values()))[0].parent, named_splits, allow_others)
+
+    alike = [name for name in splits if is_split(name)]
+    if not alike:
+        if splits:
+            logger.info("%s: the folders %s are taken for parts of one split.", folder, name_some(sorted(splits)))
+        parts = [sides] if sides is not None else list(splits.values())
+        return {"train": [pair for part in parts for pair in _match_split(part, None)]}
+    splits = {name: part for name, part in splits.items() if name in KNOWN_SPLITS or any(map(_has_images, part))}
+    unknown = [name for name in splits if name not in KNOWN_SPLITS and name not in named_splits]
+    if unknown and not allow_others:
+        raise ValueError(_explain_unknown(folder, unknown, alike))
+    loose = [str(file) for side in sides or () for file in side.iterdir() if _is_image(file)]
+    if loose:
+        raise ValueError(
+            f"{len(loose)} files lie beside the folders of splits, in none of them: {name_some(sorted(loose))}. Move "
+            "them into one, or elsewhere."
+        )
     # `train` first, as readers expect.
-    return dict(sorted(pairs.items(), key=lambda item: (item[0] != "train", item[0])))
+    names = sorted(splits, key=lambda name: (name != "train", name))
+    return {name: _match_split(splits[name], name) for name in names}
+
+
+def _find_splits_inside(sides: tuple[Path, Path]) -> dict[str, tuple[Path, Path]]:
+    """The folders in one of images and in one of label maps, by split, of which either may not be there."""
+    images, annotations = (_by_split({each: each for each in _subfolders(side)}) for side in sides)
+    names = sorted(images.keys() | annotations.keys())
+    # Test images are often published without label maps.
+    tests = [name for name in names if similar_split(name) == "test" and name not in annotations]
+    for name in tests if len(names) > len(tests) else []:
+        logger.info("%s is left out: there are no label maps for it.", images[name])
+        names.remove(name)
+    return {name: (images.get(name, sides[0] / name), annotations.get(name, sides[1] / name)) for name in names}
+
+
+def _by_split(folders: Mapping[Path, Any]) -> dict[str, Any]:
+    """What belongs to each folder, by what the split of its name is called."""
+    found = {}
+    for folder, value in folders.items():
+        split = canonical_split(folder.name)
+        if split in found:
+            raise ValueError(f"{folder.parent} has two folders of the {split} split. Rename or remove one.")
+        found[split] = value
+    return found
+
+
+def _match_split(part: tuple[Path, Path], split: str | None) -> list[tuple[Path, Path]]:
+    """The files of a split; `None` is one of which no folder has the name. Refuses other splits inside of it."""
+    pairs = match_files(*part)
+    for image, _ in pairs:
+        for name in image.relative_to(part[0]).parts[:-1]:
+            if canonical_split(name) in KNOWN_SPLITS - {split} if split is not None else similar_split(name):
+                raise ValueError(
+                    f"{image} lies in a folder {name}, which looks like a split, inside of {part[0]}, which is one or "
+                    f"a part of one. Move the files into one of these layouts:\n{LAYOUTS}"
+                )
+    return pairs
+
+
+def _explain_unknown(folder: Path, unknown: list[str], alike: list[str]) -> str:
+    named = [name for name in unknown if name in alike]
+    remedy = ""
+    if named:
+        remedy = f" If {', '.join(named)} should be part of a split, find a name that does not look like one."
+    return (
+        f"{folder} has folders of splits, of which these have names that do not say which: {', '.join(unknown)}. Name "
+        f"those to use with --train_split and --validation_split (as in --train_split {unknown[0]}), rename them to "
+        f"train, validation or test, or move them elsewhere.{remedy}"
+    )
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+
+
+def _has_images(folder: Path) -> bool:
+    return any(_is_image(Path(name)) for _, _, names in os.walk(folder, followlinks=True) for name in names)
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -137,9 +246,9 @@ def _list_files(folder: Path) -> list[str]:
     Paths in the folder of its image files.
 
     Raises:
-        ValueError: if some are links to what is not there.
+        ValueError: if some are links to what is not there, or no regular files.
     """
-    files, broken = [], []
+    files, broken, irregular = [], [], []
     for root, subfolders, names in os.walk(folder, followlinks=True):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for name in names:
@@ -147,12 +256,15 @@ def _list_files(folder: Path) -> list[str]:
                 continue
             path = os.path.join(root, name)
             files.append(os.path.relpath(path, folder))
-            if not os.path.exists(path):
-                broken.append(path)
+            if not os.path.isfile(path):
+                (irregular if os.path.exists(path) else broken).append(path)
     if broken:
         raise ValueError(
             f"{len(broken)} links lead to files that are not there: {name_some(sorted(broken))}. Mend or remove them."
         )
+    if irregular:
+        names = [f"{path} ({irregular_kind(path)})" for path in sorted(irregular)]
+        raise ValueError(f"{len(names)} files are no regular files: {name_some(names)}. Replace or remove them.")
     return sorted(files)
 
 
@@ -182,10 +294,15 @@ def name_some(names: list[str]) -> str:
     return ", ".join(names[:MAX_NAMED_FILES]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def load_pairs(folder: str | Path) -> DatasetDict | None:
-    """Columns `image` and `annotation` that refer to the files, which are not copied; `None` for other layouts."""
+def load_pairs(
+    folder: str | Path, named_splits: Collection[str] = (), allow_others: bool = False
+) -> DatasetDict | None:
+    """
+    Columns `image` and `annotation` that refer to the files, which are not copied; `None` for other layouts. The
+    arguments are those of [`find_pairs`].
+    """
     # So that they are found from other working folders, as of workers, too.
-    pairs = find_pairs(Path(folder).resolve())
+    pairs = find_pairs(Path(folder).resolve(), named_splits, allow_others)
     if pairs is None:
         return None
     # No mode: converting would turn the indices of palette files into greys, and clip 16 bits to 8.
@@ -204,4 +321,12 @@ def load_pairs(folder: str | Path) -> DatasetDict | None:
     )
 
 
-__all__ = ["LAYOUTS", "canonical_split", "find_pairs", "load_pairs", "match_files", "name_some"]
+__all__ = [
+    "LAYOUTS",
+    "canonical_split",
+    "find_pairs",
+    "load_pairs",
+    "match_files",
+    "name_some",
+    "similar_split",
+]

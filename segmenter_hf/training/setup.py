@@ -99,6 +99,10 @@ def _prepare(
         # Nothing is cut off where another split is asked for, or none to train on.
         train_val_split=data_args.train_val_split if data_args.validation_split == "validation" else None,
         train_split=data_args.train_split,
+        validation_split=data_args.validation_split,
+        # Where those that the run takes are all named, others do no harm.
+        allow_other_splits=data_args.validation_split != "validation"
+        and (data_args.train_split != "train" or not do_train),
         seed=seed,
         cache_dir=model_args.cache_dir,
     )

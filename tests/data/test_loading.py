@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -309,6 +310,72 @@ def test_splits_by_other_names(tmp_path):
     assert len(data.split("dev")) == 2
     with pytest.raises(ValueError, match="no split validation, only val, dev"):
         data.split("validation")
+
+
+def test_splits_of_folders_that_are_named(tmp_path):
+    for name in ("train2017", "val2017", "test2017"):
+        write_pairs(tmp_path, f"images/{name}", f"annotations/{name}")
+    with pytest.raises(ValueError, match="do not say which: test2017, train2017, val2017"):
+        load_segmentation_data(tmp_path)
+    names = {"train_split": "train2017", "validation_split": "val2017"}
+    with pytest.raises(ValueError, match=r"do not say which: test2017\."):
+        load_segmentation_data(tmp_path, **names)
+    data = load_segmentation_data(tmp_path, **names, allow_other_splits=True)
+    assert set(data.splits) == {"train2017", "val2017", "test2017"}
+    assert {name: len(split) for name, split in data.splits.items()} == dict.fromkeys(data.splits, 2)
+
+
+@pytest.mark.parametrize(
+    ("files", "odd"),
+    [
+        (["train-00000-of-00001", "valset-00000-of-00001"], r"valset-00000-of-00001\.parquet \(left out\)"),
+        (["trn", "tst"], r"tst\.parquet \(taken for train\)"),
+        (["trn/0000", "val/0000"], r"trn/0000\.parquet \(left out\)"),
+    ],
+)
+def test_parquet_files_that_would_be_of_no_or_the_wrong_split(tmp_path, files, odd):
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        make_splits()["train"].to_parquet(tmp_path / f"{name}.parquet")
+    with pytest.raises(ValueError, match=rf"{odd}.*data_files"):
+        load_segmentation_data(tmp_path, labels="camvid", cache_dir=tmp_path / "cache")
+    # The remedy.
+    lines = "".join(f"  - split: {split}\n    path: {name}.parquet\n" for split, name in zip("ab", files, strict=True))
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{lines}---\n")
+    data = load_segmentation_data(tmp_path, labels="camvid", cache_dir=tmp_path / "cache")
+    assert {name: len(split) for name, split in data.splits.items()} == {"a": 6, "b": 6}
+
+
+@pytest.mark.parametrize("names", [("val2017",), ("validset",), ("val", "dev")])
+def test_no_part_is_cut_off_where_there_may_be_a_validation_split(tmp_path, names):
+    splits = make_splits()
+    DatasetDict({"train": splits["train"], **dict.fromkeys(names, splits["validation"])}).save_to_disk(tmp_path)
+    match = rf"has no split validation, and {', '.join(names)} may be meant.*--validation_split"
+    with pytest.raises(ValueError, match=match):
+        load_segmentation_data(tmp_path, labels="camvid", train_val_split=0.2)
+
+
+def test_datasets_themselves_are_refused():
+    stream = make_splits()["train"].to_iterable_dataset()
+    with pytest.raises(ValueError, match="got a IterableDataset. Streaming is not supported. Store it"):
+        load_segmentation_data(stream)
+    with pytest.raises(ValueError, match="got a DatasetDict. Store it with `save_to_disk`"):
+        load_segmentation_data(make_splits())
+
+
+def test_pipes_in_place_of_files(tmp_path):
+    for name in ("data.parquet", "metadata.jsonl", "id2label.json"):
+        folder = tmp_path / name.partition(".")[0]
+        folder.mkdir()
+        os.mkfifo(folder / name)
+        with pytest.raises(ValueError, match=rf"{name} is a pipe, expected a regular file"):
+            load_segmentation_data(folder, labels="camvid")
+        with pytest.raises(ValueError, match=rf"{name} is a pipe, expected a regular file"):
+            load_segmentation_data(folder)
+    with pytest.raises(ValueError, match="is a pipe"):
+        load_segmentation_data(tmp_path / "data" / "data.parquet", labels="camvid")
+    with pytest.raises(ValueError, match="is a pipe"):
+        load_segmentation_data(tmp_path, labels=tmp_path / "id2label" / "id2label.json")
 
 
 def test_validation_split_of_the_training_split(tmp_path):

@@ -1,5 +1,6 @@
 """Folders of image and label-map files."""
 
+import os
 import shutil
 import unicodedata
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segmenter_hf.data.pairs import find_pairs, load_pairs
+from segmenter_hf.data.pairs import canonical_split, find_pairs, load_pairs
 from tests.data.datasets_on_disk import make_image, make_label_map, save, write_ade20k, write_pairs
 
 
@@ -195,3 +196,116 @@ def test_several_folders_that_could_be_meant_are_refused(tmp_path):
 def test_other_layouts_are_none(tmp_path):
     (tmp_path / "pictures").mkdir()
     assert find_pairs(tmp_path) is None
+
+
+ORDERS = ["images/{} annotations/{}", "{}/images {}/annotations"]
+
+
+def write_folders(folder, order, *names):
+    for number, name in enumerate(names, 1):
+        write_pairs(folder, *order.format(name, name).split(), number=number)
+
+
+def sizes_of(splits):
+    return {name: len(pairs) for name, pairs in splits.items()}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    ("names", "unknown"),
+    [
+        (("train2017", "val2017"), "train2017, val2017"),
+        (("train_set", "val_set"), "train_set, val_set"),
+        (("trn", "val"), "trn"),
+        (("train", "valset"), "valset"),
+        (("train", "val", "extra"), "extra"),
+        (("MyTrain", "MyTest"), "MyTest, MyTrain"),
+        (("berlin", "test-2019"), "berlin, test-2019"),
+        (("train2017",), "train2017"),
+    ],
+)
+def test_splits_whose_names_do_not_say_which_are_refused(tmp_path, order, names, unknown):
+    """They are neither merged into one split nor left out."""
+    write_folders(tmp_path, order, *names)
+    with pytest.raises(ValueError, match=rf"names that do not say which: {unknown}\. Name .*--train_split") as error:
+        find_pairs(tmp_path)
+    assert f"as in --train_split {unknown.split(', ')[0]})" in str(error.value)
+    assert sizes_of(find_pairs(tmp_path, names)) == {
+        canonical_split(name): number for number, name in enumerate(names, 1)
+    }
+    # Of those that are not named, nothing is lost either.
+    assert sum(sizes_of(find_pairs(tmp_path, allow_others=True)).values()) == sum(range(len(names) + 1))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_folders_that_are_no_splits_are_parts_of_one(tmp_path, order, caplog):
+    write_folders(tmp_path, order, "berlin", "munich", "day_2")
+    assert sizes_of(find_pairs(tmp_path)) == {"train": 6}
+    assert "the folders berlin, day_2, munich are taken for parts of one split" in caplog.text
+    # Unless one of them is asked for.
+    with pytest.raises(ValueError, match="do not say which: day_2, munich"):
+        find_pairs(tmp_path, ["berlin"])
+    assert sizes_of(find_pairs(tmp_path, ["berlin"], allow_others=True)) == {"berlin": 1, "munich": 2, "day_2": 3}
+
+
+def test_folders_in_splits_are_parts_of_them(tmp_path):
+    for name in ("train/berlin", "train/munich/2019", "val/train_station", "val/val"):
+        write_pairs(tmp_path, f"images/{name}", f"annotations/{name}", number=2)
+    assert sizes_of(find_pairs(tmp_path)) == {"train": 4, "validation": 4}
+    write_pairs(tmp_path, "images/train/berlin/val", "annotations/train/berlin/val")
+    with pytest.raises(ValueError, match=r"in a folder val, which looks like a split, inside of \S*images/train"):
+        find_pairs(tmp_path)
+
+
+def test_splits_in_parts_are_refused(tmp_path):
+    write_folders(tmp_path, "images/{} annotations/{}", "berlin/train", "berlin/val2", "munich/train")
+    with pytest.raises(ValueError, match=r"(?s)berlin/train/0\.jpg lies in a folder train, .*layouts:\n    D/train"):
+        find_pairs(tmp_path)
+
+
+def test_files_beside_splits_are_refused(tmp_path):
+    write_folders(tmp_path, "images/{} annotations/{}", "train", "val")
+    save(make_image(), tmp_path / "images" / "9.jpg")
+    with pytest.raises(
+        ValueError, match=r"1 files lie beside the folders of splits, in none of them: \S*images/9\.jpg"
+    ):
+        find_pairs(tmp_path)
+
+
+def test_splits_beside_what_is_whole_are_refused(tmp_path):
+    write_pairs(tmp_path, "images", "annotations")
+    write_pairs(tmp_path, "val/images", "val/annotations")
+    with pytest.raises(ValueError, match="has images and annotations, and others in val"):
+        find_pairs(tmp_path)
+
+
+def test_splits_without_a_folder_of_label_maps(tmp_path, caplog):
+    write_pairs(tmp_path, "train/images", "train/masks")
+    for name in ("test/images", "test2/0"):
+        save(make_image(), tmp_path / name / "0.jpg")
+    (tmp_path / "val_scripts").mkdir()
+    assert sizes_of(find_pairs(tmp_path)) == {"train": 2}
+    assert caplog.text.count("is left out") == 2
+    write_pairs(tmp_path, "val/images", "val/colours")
+    with pytest.raises(ValueError, match=r"/val looks like a split, and has not both a folder of images and one of"):
+        find_pairs(tmp_path)
+
+
+def test_folders_of_one_split_with_two_names(tmp_path):
+    """Images and label maps each have their own; two of one side are refused."""
+    write_pairs(tmp_path, "images/training", "annotations/Train")
+    write_pairs(tmp_path, "images/val", "annotations/validation")
+    # Empty folders are not of a split.
+    (tmp_path / "images" / "notes").mkdir()
+    assert sizes_of(find_pairs(tmp_path)) == {"train": 2, "validation": 2}
+    write_pairs(tmp_path, "images/valid", "annotations/valid")
+    with pytest.raises(ValueError, match="images has two folders of the validation split"):
+        find_pairs(tmp_path)
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path):
+    write_pairs(tmp_path, "images", "annotations")
+    (tmp_path / "images" / "0.jpg").unlink()
+    os.mkfifo(tmp_path / "images" / "0.jpg")
+    with pytest.raises(ValueError, match=r"1 files are no regular files: \S*images/0\.jpg \(a pipe\)"):
+        find_pairs(tmp_path)
