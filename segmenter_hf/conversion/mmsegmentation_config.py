@@ -29,6 +29,7 @@ LAYER_NORM_EPS = 1e-5
 INTERPOLATION = "bicubic"
 BACKBONE_IMAGE_SIZE = (224, 224)
 BACKBONE_NUM_HEADS = 12
+BACKBONE_SIZES = {"embed_dims": 768, "num_layers": 12, "patch_size": 16}
 DECODER_DROP_PATH_RATE = 0.1
 
 # Label sets of the data sets' classes (mmseg/datasets/*.py), and whether their label maps store 0 for "other", which
@@ -171,17 +172,25 @@ def check_agreement(settings: Settings, architecture: dict[str, Any], state_dict
         "model.decode_head.in_channels": "hidden_size",
         "model.decode_head.num_classes": "num_labels",
     }
+    defaults = {f"model.backbone.{name}": size for name, size in BACKBONE_SIZES.items()}
     flags = {"model.backbone.qkv_bias": "backbone.layers.0.attn.attn.in_proj_bias" in state_dict}
     if architecture["decoder_type"] == "mask_transformer":
         counts["model.decode_head.embed_dims"] = "decoder_hidden_size"
         counts["model.decode_head.num_layers"] = "decoder_num_hidden_layers"
+        settings.require_count("model.decode_head.num_layers")
         flags["model.decode_head.qkv_bias"] = "decode_head.layers.0.attn.attn.in_proj_bias" in state_dict
     differences = describe_differences(
         # `check_model` refuses any other number in the config.
         {"model.backbone.in_channels": (3, architecture["num_channels"])}
-        | {field: (settings.get_count(field), architecture[name]) for field, name in counts.items()}
-        | {field: (settings.get_flag(field), actual) for field, actual in flags.items()}
+        | {
+            field: (settings.get_count(field) or defaults.get(field), architecture[name])
+            for field, name in counts.items()
+        }
+        # `True` is the default.
+        | {field: (settings.get_flag(field) is not False, actual) for field, actual in flags.items()}
     )
+    if settings.get_flag("model.backbone.patch_bias") and "backbone.patch_embed.projection.bias" not in state_dict:
+        differences.append("`model.backbone.patch_bias` is True, but the weights lack that bias")
     decoder_type = DECODER_TYPES[get_type(settings, "model.decode_head")]
     if decoder_type != architecture["decoder_type"]:
         differences.append(

@@ -84,7 +84,9 @@ def move_layers(converter: StateDictConverter, names: FusedNames, old: str, new:
     there are less, so that a state dict without them is refused for what it lacks.
     """
     state_dict = converter.state_dict
-    with_bias = [name for name in state_dict if name.endswith(f".{names.qkv}bias")]
+    # Those of queries, keys and values; where biases are optional, they are there with that of the output.
+    ends = (f".{names.qkv}bias", f".{names.o_proj}.bias")[: 1 + names.has_optional_biases]
+    with_bias = [name for name in state_dict if name.endswith(ends)]
     has_bias = any(name.startswith(old) for name in with_bias)
     for index in range(max(min_layers, count_layers(state_dict, old))):
         before, after = f"{old}{index}", f"{new}{index}"
