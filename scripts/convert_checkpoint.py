@@ -15,10 +15,14 @@ SOURCE is a file of weights or the folder that holds it. What it is, is told by 
     mmsegmentation-encoder  the weights that MMSegmentation's Segmenters start from
     transformers            a folder of a ViT or DeiT of transformers
 
-The first two give a model that segments, the others an encoder: SegmenterForSemanticSegmentation.from_pretrained loads
-it beneath a new decoder, to be trained. NAME is a released checkpoint (--list_released): it is downloaded, resuming
+What wrappers put before all names of weights (_orig_mod., module., model., net.) is left out of them. The first two
+give a model that segments, the others an encoder: SegmenterForSemanticSegmentation.from_pretrained loads it beneath a
+new decoder, to be trained. NAME is a released checkpoint (--list_released): it is downloaded, resuming
 what an earlier run left, checked, and saved with the protocol of its published evaluation. Nothing in a file is
 executed.
+
+A file whose contents do not fit its checksums is refused. Those of safetensors, and of torch.save before PyTorch 1.6,
+hold none: compare the SHA-256, which is printed and kept in config.json (source_sha256), with the publisher's.
 
 Cost: seconds, for reading and writing the weights once, and memory for at most twice their size, or for files of half
 precision twice what they have in float32.
@@ -68,6 +72,11 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what conversion wrote into OUTPUT_DIR")
     parser.add_argument("--format", choices=FORMATS, help="the format of SOURCE, where its contents should not tell")
+    parser.add_argument(
+        "--allow_missing_checksums",
+        action="store_true",
+        help="take files that torch.save wrote after set_crc32_options(False), whose damage would not show",
+    )
 
     released = parser.add_argument_group("released checkpoints")
     released.add_argument("--released", metavar="NAME", help="the released checkpoint to download and convert")
@@ -113,7 +122,12 @@ def convert(args: argparse.Namespace):
         position_embedding_interpolation=args.position_embedding_interpolation,
         normalization=args.normalization,
     )
-    settings = {"overwrite": args.overwrite, "format": args.format, "encoder_options": options}
+    settings = {
+        "overwrite": args.overwrite,
+        "format": args.format,
+        "encoder_options": options,
+        "allow_missing_checksums": args.allow_missing_checksums,
+    }
     if args.released is None:
         model = convert_checkpoint(args.source, args.output_dir, **settings)
     else:
@@ -126,6 +140,8 @@ def convert(args: argparse.Namespace):
         kind = f"encoder of {config.num_hidden_layers} layers for images of {config.image_size}"
     size = f"{model.num_parameters() / 1e6:.1f}M parameters"
     print(f"{args.output_dir}: {kind}, patch size {config.patch_size}, {size}")
+    for file, sha256 in getattr(config, "source_sha256", {}).items():
+        print(f"from {file}, SHA-256 {sha256}")
 
     if args.push_to_hub:
         folder = Path(args.output_dir)

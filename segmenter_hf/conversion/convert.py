@@ -15,7 +15,7 @@ from ..output_folders import replacing_folder
 from ..outputs import OutputError
 from .encoders import EncoderOptions
 from .errors import ConversionError, refuse_os_errors
-from .formats import FORMATS, Converted, check_no_options, load, recognise
+from .formats import FORMATS, Converted, check_no_options, load, recognise, unwrap
 from .pretrained import TIMM_PREFIX, load_timm_model
 from .released import ReleasedCheckpoint, apply_protocol, fetch_released, find_released, is_released
 from .reporting import hide_progress_bars, hold_warnings, silence_libraries
@@ -122,12 +122,16 @@ def convert_checkpoint(
     overwrite: bool = False,
     format: str | None = None,
     encoder_options: EncoderOptions | None = None,
+    allow_missing_checksums: bool = False,
 ) -> SegmenterPreTrainedModel:
     """
     Converts a checkpoint into a folder with `model.safetensors`, `config.json`, `preprocessor_config.json` and the
     code that loads them, with this package or by `trust_remote_code=True`.
 
-    The folder appears complete or not at all: it is written beside its place, and renamed.
+    The folder appears complete or not at all: it is written beside its place, and renamed. `source_sha256` in
+    `config.json`, which `save_pretrained` keeps, has the SHA-256 of each file that the weights are from. Compare it
+    with what their publisher says: files of safetensors, and of `torch.save` before PyTorch 1.6, hold no checksums by
+    which damage would show.
 
     Args:
         source (`str` or `Path`): What to convert: a file of weights, or the folder that holds it, of a Segmenter of
@@ -139,6 +143,8 @@ def convert_checkpoint(
             replaced. A folder with anything else in it never is.
         format (`str`, *optional*): One of [`~segmenter_hf.conversion.formats.FORMATS`]. By default, the contents tell.
         encoder_options (`EncoderOptions`, *optional*): What files of encoders do not say.
+        allow_missing_checksums (`bool`, *optional*, defaults to `False`): Whether a file may be without checksums that
+            `torch.save` wrote after `torch.serialization.set_crc32_options(False)`.
 
     Returns:
         The model as it was saved, in evaluation mode: a [`SegmenterForSemanticSegmentation`], or of an encoder a
@@ -148,7 +154,7 @@ def convert_checkpoint(
         ConversionError: if the source cannot be converted, or the output cannot be written, in one line.
     """
     with hold_warnings(), new_folder(output_dir, overwrite, source) as folder, silence_libraries():
-        model, image_processor = load_checkpoint(source, format, encoder_options)
+        model, image_processor = load_checkpoint(source, format, encoder_options, allow_missing_checksums)
         save_checkpoint(model, image_processor, folder, output_dir)
     return model
 
@@ -160,6 +166,7 @@ def convert_released(
     overwrite: bool = False,
     format: str | None = None,
     encoder_options: EncoderOptions | None = None,
+    allow_missing_checksums: bool = False,
 ) -> SegmenterPreTrainedModel:
     """
     Downloads a released checkpoint and converts it, with the windows and sizes of its published evaluation.
@@ -178,7 +185,7 @@ def convert_released(
         source = fetch_released(released, cache_dir)
         check_model_folder(output_dir, overwrite, source)
         with silence_libraries():
-            model, image_processor = load_checkpoint(source, released.source, encoder_options)
+            model, image_processor = load_checkpoint(source, released.source, encoder_options, allow_missing_checksums)
             save_checkpoint(model, apply_protocol(image_processor, released), folder, output_dir)
     return model
 
@@ -195,7 +202,10 @@ def check_released_options(released: ReleasedCheckpoint, format: str | None, opt
 
 
 def load_checkpoint(
-    source: str | Path, format: str | None = None, encoder_options: EncoderOptions | None = None
+    source: str | Path,
+    format: str | None = None,
+    encoder_options: EncoderOptions | None = None,
+    allow_missing_checksums: bool = False,
 ) -> Converted:
     """
     Model and image processor of a checkpoint of any format. See [`convert_checkpoint`] for arguments and errors.
@@ -211,8 +221,11 @@ def load_checkpoint(
         raise ConversionError(
             f"{source} does not exist here. The released checkpoint of that name: --released {source}"
         )
-    source = read_source(source)
-    return load(source, recognise(source) if format is None else FORMATS[format], options)
+    source = read_source(source, allow_missing_checksums)
+    if format is None:
+        source = unwrap(source, FORMATS.values())
+        return load(source, recognise(source), options)
+    return load(unwrap(source, [FORMATS[format]]), FORMATS[format], options)
 
 
 def save_checkpoint(

@@ -10,6 +10,7 @@ original implementation) compute the exact one, and so does what is converted he
 import copy
 import logging
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ from .errors import ConversionError
 from .original import NORMALIZATIONS
 from .reporting import warn
 from .safe_loading import load_json
-from .settings import Settings, describe, is_number
+from .settings import Settings, describe, describe_differences, is_number
 from .sources import CONFIG_FILE, Source, strip_prefix
 from .state_dict import (
     StateDictConverter,
@@ -51,6 +52,11 @@ HEAD_DIM = 64
 # Widths of ViT-H ("An Image is Worth 16x16 Words", table 1), ViT-g and ViT-G ("Scaling Vision Transformers", table 2),
 # multiples of 64 whose heads are wider.
 WIDTHS_WITH_WIDER_HEADS = {1280: 16, 1408: 16, 1664: 16}
+# Layers of the published encoders of each width: those of the paper's, and the above.
+PUBLISHED_NUM_LAYERS = {192: 12, 384: 12, 768: 12, 1024: 24, 1280: 32, 1408: 40, 1664: 48}
+# Architectures of timm that have so many.
+TIMM_ARCHITECTURE = re.compile(r"(vit|deit)_(tiny|small|base|large|huge)(_distilled)?_patch\d+_\d+")
+TIMM_WIDTHS = {"tiny": 192, "small": 384, "base": 768, "large": 1024, "huge": 1280}
 # Images are resized until the short side is that of the window, or the long one this many times that, as for ADE20K.
 MAX_RATIO = 4
 
@@ -99,6 +105,7 @@ class EncoderFacts:
         position_embedding_interpolation (`str`): How its code base resizes position embeddings.
         layer_norm_eps (`float`): Epsilon of its LayerNorms.
         hidden_act (`str`): Activation of its MLPs.
+        num_hidden_layers (`int`, *optional*): `None` if it does not say.
     """
 
     num_attention_heads: int | None = None
@@ -107,11 +114,12 @@ class EncoderFacts:
     position_embedding_interpolation: str = "bilinear"
     layer_norm_eps: float = LAYER_NORM_EPS
     hidden_act: str = "gelu"
+    num_hidden_layers: int | None = None
 
 
 def is_augreg(source: Source) -> bool:
     """Whether the names are those of a Vision Transformer in JAX, of which AugReg's are one kind."""
-    return any(name == "embedding/kernel" or name.endswith("/embedding/kernel") for name in source.state_dict)
+    return any(source.has_names(f"{prefix}embedding/kernel") for prefix in ("", OPTIMIZER_PREFIX))
 
 
 def is_timm(source: Source) -> bool:
@@ -358,6 +366,14 @@ def make_encoder(state_dict: dict[str, torch.Tensor], facts: EncoderFacts, optio
             f"--normalization must be one of {list_names(NORMALIZATIONS)}, got {options.normalization!r}."
         )
     config = read_config(architecture_of(state_dict), facts, options)
+    published = PUBLISHED_NUM_LAYERS.get(config.hidden_size, 0)
+    if facts.num_hidden_layers is None and config.num_hidden_layers < published:
+        warn(
+            logger,
+            "The encoder has %d layers, where published Vision Transformers of width %d have %d. The file does not "
+            "say whether any are missing.",
+            *(config.num_hidden_layers, config.hidden_size, published),
+        )
     state_dict = {name.removeprefix("segmenter."): tensor for name, tensor in state_dict.items()}
     model = build_model(config, state_dict, SegmenterModel)
     if options.image_size is not None:
@@ -432,6 +448,26 @@ def read_timm_config(source: Source) -> Settings | None:
     return Settings({"pretrained_cfg": values, **values}, str(file))
 
 
+def check_timm_layers(settings: Settings, architecture: dict[str, Any]) -> int | None:
+    """
+    The number of layers that the `config.json` of a repository of timm states, itself or by the architecture's name;
+    `None` if it does not.
+
+    Raises:
+        ConversionError: if the weights have another one.
+    """
+    field, stated = "model_args.depth", settings.get_count("model_args.depth")
+    name = TIMM_ARCHITECTURE.fullmatch(settings.get_text("architecture") or "")
+    if stated is None and name is not None and architecture["hidden_size"] == TIMM_WIDTHS[name[2]]:
+        field, stated = "architecture", PUBLISHED_NUM_LAYERS[TIMM_WIDTHS[name[2]]]
+    differences = describe_differences({field: (stated, architecture["num_hidden_layers"])})
+    if differences:
+        raise ConversionError(
+            f"The weights do not fit {settings.name}: the number of layers by {'; '.join(differences)}."
+        )
+    return stated
+
+
 def load_timm(source: Source, options: EncoderOptions) -> Encoder:
     """
     Model and image processor of a state dict of timm or DeiT: a file, or a folder as downloaded from a repository of
@@ -440,8 +476,8 @@ def load_timm(source: Source, options: EncoderOptions) -> Encoder:
     Raises:
         ConversionError: if tensors are missing, left over or unreadable, or `options` do not fit them.
     """
-    state_dict = source.state_dict
-    normalization = num_attention_heads = None
+    converted = convert_fused(source.state_dict, TIMM_NAMES, source.path)
+    normalization = num_attention_heads = num_hidden_layers = None
     settings = read_timm_config(source)
     if settings is not None:
         normalization = read_normalization(settings, "pretrained_cfg.mean", "pretrained_cfg.std")
@@ -452,11 +488,14 @@ def load_timm(source: Source, options: EncoderOptions) -> Encoder:
             raise ConversionError(
                 f"{settings.name} asks for layers that Segmenter does not have: {list_names(others)}."
             )
-    elif "dist_token" in state_dict:
+        num_hidden_layers = check_timm_layers(settings, architecture_of(converted))
+    elif "dist_token" in source.state_dict:
         # There is one family of models with such a token.
         normalization = NORMALIZATIONS["deit"]
-    facts = EncoderFacts(num_attention_heads=num_attention_heads, normalization=normalization)
-    return make_encoder(convert_fused(state_dict, TIMM_NAMES, source.path), facts, options)
+    facts = EncoderFacts(
+        num_attention_heads=num_attention_heads, normalization=normalization, num_hidden_layers=num_hidden_layers
+    )
+    return make_encoder(converted, facts, options)
 
 
 def load_mmsegmentation_encoder(source: Source, options: EncoderOptions) -> Encoder:

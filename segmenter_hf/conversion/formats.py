@@ -1,11 +1,13 @@
 """The formats of checkpoints that are converted, and how each is told from the others: by content, not by names."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+from ..configuration_segmenter import SegmenterConfig
 from ..image_processing_pil_segmenter import SegmenterImageProcessorPil
 from ..modeling_segmenter import SegmenterPreTrainedModel
+from .checksums import sha256_of
 from .encoders import (
     EncoderOptions,
     is_augreg,
@@ -20,7 +22,7 @@ from .mmsegmentation import is_mmsegmentation, load_mmsegmentation
 from .original import is_original, load_original
 from .pretrained import is_transformers, load_transformers
 from .settings import describe
-from .sources import Source
+from .sources import CONFIG_FILE, Source, list_prefixes
 from .state_dict import list_names
 
 
@@ -58,6 +60,19 @@ FORMATS = {
 }
 
 
+def unwrap(source: Source, formats: Iterable[Format]) -> Source:
+    """
+    The source without what stands before the names of all its weights, as wrappers of models put it there (`model.`,
+    `net.`, `student.`), where with the rest of the names it is of one of these formats, and with all of them of none.
+    """
+    formats = list(formats)
+    for prefix in list_prefixes(source.state_dict):
+        unwrapped = replace(source, prefix=prefix)
+        if any(format.matches(unwrapped) for format in formats):
+            return unwrapped
+    return source
+
+
 def recognise(source: Source) -> Format:
     """
     The format of a source.
@@ -68,6 +83,11 @@ def recognise(source: Source) -> Format:
     for format in FORMATS.values():
         if format.matches(source):
             return format
+    if any(name.endswith("embeddings.patch_embeddings.projection.weight") for name in source.state_dict):
+        raise ConversionError(
+            f"{source.file} has the names of a model of transformers, or of a Segmenter that was converted already. "
+            "Name the folder that holds its config.json as well."
+        )
     if source.state_dict:
         holds = f"entries named {list_names(source.state_dict)}"
     elif isinstance(source.contents, Mapping):
@@ -85,18 +105,27 @@ def load(source: Source, format: Format, options: EncoderOptions) -> Converted:
     Model and image processor of a source.
 
     Raises:
-        ConversionError: if the source is not of the format or is broken, or if there are options for an encoder, but
-            it holds a whole model.
+        ConversionError: if the source is not of the format or is broken, or is a Segmenter of this package; or if
+            there are options for an encoder, but it holds a whole model.
     """
+    if is_transformers(source) and source.contents["model_type"] == SegmenterConfig.model_type:
+        folder = source.file.parent
+        raise ConversionError(
+            f"{folder} is a Segmenter of this package (a {CONFIG_FILE} of model_type segmenter), which needs no "
+            "conversion: from_pretrained and --model_name_or_path take the folder as it is. Its encoder alone: "
+            f"SegmenterModel.from_pretrained({str(folder)!r})."
+        )
     if not isinstance(source.contents, Mapping):
         raise ConversionError(
             f"{source.file} is no checkpoint: it holds an object of type {type(source.contents).__name__}, where a "
             "dictionary of weights is expected."
         )
-    if format.is_encoder:
-        return format.load(source, options)
-    check_no_options(source.path, format.name, options)
-    return format.load(source)
+    if not format.is_encoder:
+        check_no_options(source.path, format.name, options)
+    model, image_processor = format.load(source, options) if format.is_encoder else format.load(source)
+    # The library saves and loads what it does not know too, so that this stays with the weights.
+    model.config.source_sha256 = {file.name: sha256_of(file) for file in source.weights_files}
+    return model, image_processor
 
 
 def check_no_options(name: Any, format_name: str, options: EncoderOptions):
@@ -111,4 +140,4 @@ def check_no_options(name: Any, format_name: str, options: EncoderOptions):
         )
 
 
-__all__ = ["FORMATS", "Converted", "Format", "check_no_options", "load", "recognise"]
+__all__ = ["FORMATS", "Converted", "Format", "check_no_options", "load", "recognise", "unwrap"]

@@ -37,6 +37,8 @@ VARIANT_FILE = "variant.yml"
 # nn.LayerNorm's default, used throughout (segm/model/vit.py, segm/model/blocks.py, segm/model/decoder.py), where the
 # AugReg weights that training starts from were trained with 1e-6.
 LAYER_NORM_EPS = 1e-5
+# Of the mask transformer (segm/config.yml).
+DECODER_NUM_LAYERS = 2
 # segm/model/factory.py: the mask transformer has one head for each 64 channels, whatever the encoder has.
 DECODER_HEAD_DIM = 64
 
@@ -75,7 +77,11 @@ DEFAULT_MAX_RATIO = DATASETS["ade20k"].max_ratio
 def is_original(source: Source) -> bool:
     """Whether the weights of a source have the original's names, as far as they are there."""
     names = ("encoder.cls_token", "encoder.pos_embed", "encoder.patch_embed.proj.weight")
-    return any(name in source.state_dict for name in names)
+    if not any(name in source.state_dict for name in names):
+        return False
+    # Without either, they are those of some encoder in somebody's model.
+    has_decoder = any(name.startswith("decoder.") for name in source.state_dict)
+    return has_decoder or (source.file.parent / VARIANT_FILE).is_file()
 
 
 def convert_state_dict(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -140,9 +146,12 @@ def check_agreement(variant: Settings, architecture: dict[str, Any], checkpoint_
     }
     if architecture["decoder_type"] == "mask_transformer":
         stated = variant.get_number("net_kwargs.decoder.n_layers")
-        fields["net_kwargs.decoder.n_layers"] = (stated, architecture["decoder_num_hidden_layers"])
+        num_layers = DECODER_NUM_LAYERS if stated is None else stated
+        fields["net_kwargs.decoder.n_layers"] = (num_layers, architecture["decoder_num_hidden_layers"])
 
     differences = describe_differences(fields)
+    if not architecture["qkv_bias"]:  # segm/model/blocks.py always has them
+        differences.append("the weights lack the biases of queries, keys and values")
     if checkpoint_num_labels is not None and checkpoint_num_labels != num_labels:
         differences.append(
             f"`n_cls` of the checkpoint is {checkpoint_num_labels!r}, but its weights say {num_labels!r}"
@@ -217,6 +226,8 @@ def read_config(variant: Settings, architecture: dict[str, Any]) -> SegmenterCon
     values.update({"num_labels": num_labels} if id2label is None else {"id2label": id2label})
     height, width = read_image_size(variant, architecture)
     num_attention_heads = variant.require_count("net_kwargs.n_heads")
+    # It was compared with the weights already. Without it, nothing tells whether the last layers are there.
+    variant.require_count("net_kwargs.n_layers")
     return make_config(
         f"{VARIANT_FILE} and the weights do not make a model",
         **values,

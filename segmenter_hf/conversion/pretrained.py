@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from transformers.activations import ACT2FN
 
+from .checksums import sha256_of
 from .encoders import (
     TIMM_NAMES,
     Encoder,
@@ -20,9 +22,9 @@ from .encoders import (
 )
 from .errors import ConversionError
 from .reporting import silence_libraries
-from .safe_loading import LazyTensors, load_json, load_weights
+from .safe_loading import LazyTensors, load_json
 from .settings import Settings, describe, describe_differences
-from .sources import CONFIG_FILE, TRANSFORMERS_FILES, Source
+from .sources import CONFIG_FILE, TRANSFORMERS_FILES, Source, list_prefixes
 from .state_dict import StateDictConverter, architecture_of, count_layers, list_names
 
 
@@ -33,7 +35,9 @@ TIMM_MODULES = ("vision_transformer", "deit")
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 TRANSFORMERS_MODELS = ("vit", "deit")
-# Defaults of transformers' ViTConfig and DeiTConfig, of what the weights do not show.
+# Defaults of transformers' ViTConfig and DeiTConfig.
+SIZES = {"hidden_size": 768, "num_hidden_layers": 12, "intermediate_size": 3072, "num_channels": 3}
+PATCH_SIZE = (16, 16)
 NUM_ATTENTION_HEADS = 12
 IMAGE_SIZE = (224, 224)
 LAYER_NORM_EPS = 1e-12
@@ -78,7 +82,7 @@ def load_transformers_weights(source: Source) -> Mapping[str, torch.Tensor]:
     for name in TRANSFORMERS_FILES:
         index_file = folder / f"{name}.index.json"
         if (folder / name).is_file():
-            return Source(source.path, folder / name, load_weights(folder / name)).state_dict
+            return Source(source.path, folder / name, source.read_weights(folder / name)).state_dict
         if index_file.is_file():
             return load_shards(source, index_file)
     raise ConversionError(f"{folder} has a {CONFIG_FILE}, but no file named {' or '.join(TRANSFORMERS_FILES)}.")
@@ -101,16 +105,25 @@ def load_shards(source: Source, index_file: Path) -> Mapping[str, torch.Tensor]:
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
         raise ConversionError(f"{index_file.parent} lacks files that {index_file.name} names: {list_names(missing)}.")
-    shards = {path.name: Source(source.path, path, load_weights(path)).state_dict for path in paths}
-    return LazyTensors(index_file, files, lambda name: shards[files[name]][name])
+    shards = {path.name: source.read_weights(path) for path in paths}
+    tensors = LazyTensors(index_file, files, lambda name: shards[files[name]][name])
+    return Source(source.path, index_file, tensors).state_dict
 
 
 def drop_heads(state_dict: Mapping[str, torch.Tensor], model_type: str, file: Path) -> Mapping[str, torch.Tensor]:
-    """The tensors of the bare encoder, without the prefix that those with a head give its names."""
+    """The tensors of the bare encoder, without the prefixes that those with a head, and wrappers, give its names."""
+    wrapper = next(
+        (
+            prefix
+            for prefix in list_prefixes(state_dict)
+            if any(f"{prefix}{model}embeddings.cls_token" in state_dict for model in ("", f"{model_type}."))
+        ),
+        "",
+    )
     # Of what is beside the encoder only a head may be, and the token of masked patches, which nothing else uses.
     names = {
-        name.removeprefix(f"{model_type}."): name
-        for name in state_dict
+        name.removeprefix(f"{model_type}."): wrapper + name
+        for name in (name.removeprefix(wrapper) for name in state_dict)
         if re.search(r"(^|\.)(embeddings|encoder|layers|layernorm)\.", name) and not name.endswith(".mask_token")
     }
     return LazyTensors(file, names, lambda name: state_dict[names[name]])
@@ -118,19 +131,19 @@ def drop_heads(state_dict: Mapping[str, torch.Tensor], model_type: str, file: Pa
 
 def check_agreement(settings: Settings, architecture: dict[str, Any]):
     """
-    Compares what `config.json` states with what the weights are.
+    Compares what `config.json` states, or leaves to defaults, with what the weights are.
 
     Raises:
         ConversionError: if anything differs, naming each field and both values.
     """
-    fields = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_channels")
-    patch_size = settings.get_size("patch_size")
+    patch_size = settings.get_size("patch_size") or PATCH_SIZE
     height, width = settings.get_size("image_size") or IMAGE_SIZE
     num_patches = (height // architecture["patch_size"]) * (width // architecture["patch_size"])
     differences = describe_differences(
-        {field: (settings.get_count(field), architecture[field]) for field in fields}
-        | {"qkv_bias": (settings.get_flag("qkv_bias"), architecture["qkv_bias"])}
-        | {"patch_size": (patch_size and list(patch_size), [architecture["patch_size"]] * 2)}
+        {field: (settings.get_count(field) or default, architecture[field]) for field, default in SIZES.items()}
+        # `True` is the default.
+        | {"qkv_bias": (settings.get_flag("qkv_bias") is not False, architecture["qkv_bias"])}
+        | {"patch_size": (list(patch_size), [architecture["patch_size"]] * 2)}
     )
     if num_patches != architecture["num_patches"]:
         differences.append(
@@ -268,8 +281,22 @@ def load_timm_model(name: str, options: EncoderOptions) -> Encoder:
             side * patch for side, patch in zip(model.patch_embed.grid_size, model.patch_embed.patch_size, strict=True)
         ),
         layer_norm_eps=model.norm.eps,
+        num_hidden_layers=len(model.blocks),
     )
-    return make_encoder(converted, facts, options)
+    encoder = make_encoder(converted, facts, options)
+    encoder[0].config.source_sha256 = {file.name: sha256_of(file) for file in find_timm_files(model.pretrained_cfg)}
+    return encoder
+
+
+def find_timm_files(pretrained_cfg: Mapping[str, Any]) -> list[Path]:
+    """The file of weights that timm has in the cache of the Hub; none if it has them from elsewhere."""
+    repo_id, _, revision = (pretrained_cfg.get("hf_hub_id") or "").partition("@")
+    # timm takes the first that is there.
+    for name in TRANSFORMERS_FILES:
+        file = try_to_load_from_cache(repo_id, name, revision=revision or None) if repo_id else None
+        if isinstance(file, str):
+            return [Path(file)]
+    return []
 
 
 __all__ = ["TIMM_PREFIX", "is_transformers", "load_timm_model", "load_transformers"]

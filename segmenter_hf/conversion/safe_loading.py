@@ -20,6 +20,7 @@ import torch
 import yaml
 from safetensors import SafetensorError, safe_open
 
+from .checksums import check_records, has_checksums
 from .errors import ConversionError, refuse_os_errors
 from .other_files import START_LENGTH, TORCHSCRIPT, OtherFile, recognise_other_file
 
@@ -180,24 +181,48 @@ def list_globals(path: Path) -> set[str]:
             return scan_pickles(path, [mapped] * 5)
 
 
+def check_torch_archive(path: Path, allow_missing_checksums: bool):
+    """
+    Checks a zip archive that `torch.save` wrote, before anything in it is used.
+
+    Raises:
+        ConversionError: if the archive is one of TorchScript, or its records are compressed, which `torch.save` never
+            does, and which lets a small file hold gigabytes; if they do not fit their checksums, or have none and
+            that is not allowed.
+        Any of `UNREADABLE`: if it is no such archive.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            raise refuse_other_file(path, TORCHSCRIPT)
+        records = archive.infolist()
+        # Records that lie over each other would take forever to check.
+        is_larger = sum(record.file_size for record in records) > path.stat().st_size
+        if is_larger or any(record.compress_type != zipfile.ZIP_STORED for record in records):
+            raise ConversionError(
+                f"{path} is refused: its records are compressed or overlap, unlike those of torch.save."
+            )
+        if has_checksums(archive):
+            check_records(path, archive)
+        elif not allow_missing_checksums:
+            raise ConversionError(
+                f"{path} was saved without checksums (torch.serialization.set_crc32_options(False)), so whether it is "
+                "damaged cannot be told. If you know that it is not, by its SHA-256 say, convert it by "
+                "convert_checkpoint.py --allow_missing_checksums."
+            )
+
+
 def read_pickle_record(path: Path) -> bytes:
     """
     The pickled record of a zip archive that `torch.save` wrote.
 
     Raises:
-        ConversionError: if the archive is one of TorchScript, or its records are compressed, which `torch.save` never
-            does, and which lets a small file hold gigabytes.
         Any of `UNREADABLE`: if it has no such record.
     """
     with zipfile.ZipFile(path) as archive:
-        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-            raise refuse_other_file(path, TORCHSCRIPT)
-        file_size = path.stat().st_size
-        for record in archive.infolist():
-            if record.compress_type != zipfile.ZIP_STORED or record.file_size > file_size:
-                raise ConversionError(f"{path} is refused: its records are compressed, unlike those of torch.save.")
-        (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
-        return archive.read(name)
+        (record,) = (record for record in archive.infolist() if record.filename.endswith("/data.pkl"))
+        # Its checksum, if it has one, was compared already.
+        record.CRC = None
+        return archive.read(record)
 
 
 def scan_pickles(path: Path, pickles: Iterable[IO[bytes] | mmap.mmap]) -> set[str]:
@@ -253,26 +278,35 @@ def clear_attributes(contents: Any) -> Any:
     return contents
 
 
-def load_torch_file(path: Path) -> Any:
+def load_torch_file(path: Path, allow_missing_checksums: bool = False) -> Any:
     """
     Reads a file that `torch.save` wrote: tensors, on the CPU and mapped from the file where it allows that, and plain
     containers. Objects of mmengine, mmcv and mmseg, and NumPy's arrays, become inert placeholders. Any other Python
     object, whose construction is a call that the file chooses, is refused.
 
+    Args:
+        path (`Path`): The file.
+        allow_missing_checksums (`bool`, *optional*, defaults to `False`): Whether a zip archive may hold no checksums,
+            as `torch.save` writes it after `torch.serialization.set_crc32_options(False)`. Files from before PyTorch
+            1.6, which are no zip archives, never hold any.
+
     Raises:
-        ConversionError: if the file cannot be read, is truncated or no PyTorch file, or holds other objects.
+        ConversionError: if the file cannot be read, is truncated, damaged or no PyTorch file, or holds other objects.
     """
     start = read_start(path)
     other = recognise_other_file(start)
     if other is not None:
         raise refuse_other_file(path, other)
+    is_zip = start.startswith(ZIP_MAGIC)
     try:
+        if is_zip:
+            check_torch_archive(path, allow_missing_checksums)
         with SAFE_GLOBALS_LOCK, warnings.catch_warnings(), torch.serialization.safe_globals(make_placeholders(path)):
             # Guesses about files that are then refused.
             warnings.simplefilter("ignore", UserWarning)
             # Files written before PyTorch 1.6 are no zip archives, and cannot be mapped. Of a path torch minds the
             # suffix, if it is that of another format, rather than the contents.
-            is_mapped = start.startswith(ZIP_MAGIC) and path.suffix != ".safetensors"
+            is_mapped = is_zip and path.suffix != ".safetensors"
             with path.open("rb") as file:
                 contents = torch.load(
                     path if is_mapped else file, map_location="cpu", weights_only=True, mmap=is_mapped
@@ -362,13 +396,17 @@ def load_npz(path: Path) -> LazyTensors:
     Opens a file of NumPy arrays. Arrays of Python objects, which are pickled, are refused when they are read.
 
     Raises:
-        ConversionError: if the file is truncated or no such file, or a small one that claims to hold large arrays.
+        ConversionError: if the file is truncated, damaged or no such file, or a small one that claims to hold large
+            arrays.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             num_bytes = sum(member.file_size for member in archive.infolist())
-        if num_bytes > MAX_NPZ_RATIO * path.stat().st_size + NPZ_ALLOWANCE:
-            raise ConversionError(f"{path} is refused: its arrays would have {num_bytes} bytes, as no weights would.")
+            if num_bytes > MAX_NPZ_RATIO * path.stat().st_size + NPZ_ALLOWANCE:
+                raise ConversionError(
+                    f"{path} is refused: its arrays would have {num_bytes} bytes, as no weights would."
+                )
+            check_records(path, archive)
         arrays = np.load(path, allow_pickle=False)
         return LazyTensors(path, arrays.files, lambda name: torch.from_numpy(arrays[name]))
     except ConversionError:
@@ -379,7 +417,7 @@ def load_npz(path: Path) -> LazyTensors:
 
 def load_safetensors(path: Path) -> LazyTensors:
     """
-    Opens a `.safetensors` file.
+    Opens a `.safetensors` file. It holds no checksums, so that changed weights cannot be told from others.
 
     Raises:
         ConversionError: if the file is truncated or no such file.
@@ -391,9 +429,13 @@ def load_safetensors(path: Path) -> LazyTensors:
         raise ConversionError(f"{path} is truncated or not a safetensors file: {error}.") from error
 
 
-def load_weights(path: Path) -> Any:
+def load_weights(path: Path, allow_missing_checksums: bool = False) -> Any:
     """
     Reads a file of weights, whatever wrote it: what kind of file it is decides its content, not its name.
+
+    Args:
+        path (`Path`): The file.
+        allow_missing_checksums (`bool`, *optional*, defaults to `False`): See [`load_torch_file`].
 
     Raises:
         ConversionError: if it is no file of weights, or broken, or holds anything but tensors and containers.
@@ -402,7 +444,7 @@ def load_weights(path: Path) -> Any:
         return load_safetensors(path)
     if is_npz(path):
         return load_npz(path)
-    return load_torch_file(path)
+    return load_torch_file(path, allow_missing_checksums)
 
 
 def load_json(path: Path) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """Finds the file of a checkpoint's weights and reads it, whatever wrote it."""
 
+import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,10 @@ PREFERRED_FILES = ("checkpoint.pth", *TRANSFORMERS_FILES)
 WRAPPERS = ("state_dict", "model", "model_state_dict", "module")
 # Of the names in state dicts that were saved without unwrapping DistributedDataParallel.
 PARALLEL_PREFIX = "module."
+# What torch.compile, FSDP and activation checkpointing put into the names of what they wrap, a part of a model or all.
+WRAPPED_PARTS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# How many modules may be around a model, each with a prefix of its own, as in `module.model.net.`.
+MAX_PREFIXES = 8
 
 
 @dataclass(frozen=True)
@@ -40,11 +46,22 @@ class Source:
         contents (`Any`): The containers and tensors of a PyTorch file; the tensors of an `.npz` or `.safetensors` file
             by name, each read when it is asked for; or the `config.json` of a repository of transformers, whose
             weights are not read.
+        prefix (`str`): What stands before the names of all weights, and is left out of them.
+        allow_missing_checksums (`bool`): See [`read_source`].
+        weights_files (`list[Path]`): The files of weights that were read.
     """
 
     path: Path
     file: Path
     contents: Any
+    prefix: str = ""
+    allow_missing_checksums: bool = False
+    weights_files: list[Path] = field(default_factory=list)
+
+    def read_weights(self, file: Path) -> Any:
+        """What a file of weights holds, see [`~segmenter_hf.conversion.safe_loading.load_weights`]."""
+        self.weights_files.append(file)
+        return load_weights(file, self.allow_missing_checksums)
 
     @cached_property
     def unwrapped(self) -> Any:
@@ -53,27 +70,64 @@ class Source:
         for wrapper in WRAPPERS:
             if isinstance(contents, Mapping) and isinstance(contents.get(wrapper), Mapping):
                 contents = contents[wrapper]
-        return contents
+        # Under any other name, if there is one only: of several nobody but the user knows which.
+        state_dicts = (
+            [value for value in contents.values() if is_state_dict(value)] if isinstance(contents, dict) else []
+        )
+        return state_dicts[0] if len(state_dicts) == 1 else contents
 
     @cached_property
     def state_dict(self) -> Mapping[str, torch.Tensor]:
-        """The tensors by name, without the prefix of parallel training if all have it; empty if there are none."""
+        """The tensors by name, without what training and [`prefix`] put before the names; empty if there are none."""
         contents = self.unwrapped
         if not isinstance(contents, Mapping) or not all(isinstance(name, str) for name in contents):
             return {}
-        return (
-            strip_prefix(self.file, contents, PARALLEL_PREFIX) if has_prefix(contents, PARALLEL_PREFIX) else contents
-        )
+        contents = strip_wrapped_parts(self.file, contents)
+        for prefix in (PARALLEL_PREFIX, self.prefix):
+            if has_prefix(contents, prefix):
+                contents = strip_prefix(self.file, contents, prefix)
+        return contents
 
     def has_names(self, *names: str) -> bool:
         """Whether the state dict has entries of all these names."""
         return all(name in self.state_dict for name in names)
 
 
+def is_state_dict(value: Any) -> bool:
+    """Whether a value in a PyTorch file is a dictionary of tensors by name."""
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(name, str) for name in value)
+        and all(map(torch.is_tensor, value.values()))
+    )
+
+
 def has_prefix(names: Iterable[str], prefix: str) -> bool:
-    """Whether there are names, and all start with `prefix`."""
-    names = list(names)
-    return bool(names) and all(name.startswith(prefix) for name in names)
+    """Whether there are names, and all start with `prefix`, which is not empty."""
+    names = list_weights(names)
+    return bool(names and prefix) and all(name.startswith(prefix) for name in names)
+
+
+def list_weights(names: Iterable[str]) -> list[str]:
+    """The names without that of the counter which torch's AveragedModel keeps beside the weights it has averaged."""
+    return [name for name in names if name != "n_averaged"]
+
+
+def list_prefixes(names: Iterable[str]) -> Iterator[str]:
+    """What may be left out of names, since all begin with it: nothing, then one word after the other."""
+    yield ""
+    common = os.path.commonprefix(list_weights(names))
+    for separator in islice(re.finditer(r"[./]", common), MAX_PREFIXES):
+        yield common[: separator.end()]
+
+
+def strip_wrapped_parts(file: Path, state_dict: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    """The tensors by their names without what wrappers have put into them."""
+    names = {WRAPPED_PARTS.sub("", name): name for name in state_dict}
+    if len(names) < len(state_dict) or list(names) == list(state_dict):
+        return state_dict
+    return LazyTensors(file, names, lambda name: state_dict[names[name]])
 
 
 def strip_prefix(file: Path, state_dict: Mapping[str, torch.Tensor], prefix: str) -> LazyTensors:
@@ -117,24 +171,26 @@ def fetch_repository(repo_id: str) -> Path:
     return Path(folder)
 
 
-def read_source(path: str | Path) -> Source:
+def read_source(path: str | Path, allow_missing_checksums: bool = False) -> Source:
     """
     Reads a checkpoint. What kind of file it is decides its content, not its name.
 
     Args:
         path (`str` or `Path`): A file of weights, or a folder that holds one; or the id of a repository of the Hub.
+        allow_missing_checksums (`bool`, *optional*, defaults to `False`): Whether files of `torch.save` may be without
+            checksums that could hold some.
 
     Raises:
-        ConversionError: if there is no such file, or it is truncated, holds anything but tensors and containers, or is
-            no checkpoint at all.
+        ConversionError: if there is no such file, or it is truncated or damaged, holds anything but tensors and
+            containers, or is no checkpoint at all.
     """
     if re.match(r"https?://", str(path)):
         raise ConversionError(f"{path} is an address. Download it and name the file, or pass --released NAME.")
     with refuse_os_errors(f"{path} cannot be read"):
-        return _read_source(Path(path))
+        return _read_source(Path(path), allow_missing_checksums)
 
 
-def _read_source(path: Path) -> Source:
+def _read_source(path: Path, allow_missing_checksums: bool) -> Source:
     if not path.exists():
         if not REPOSITORY_ID.fullmatch(str(path)) or path.suffix in WEIGHTS_SUFFIXES:
             raise ConversionError(f"{path} does not exist.")
@@ -148,9 +204,9 @@ def _read_source(path: Path) -> Source:
         config = load_json(config_file)
         # timm's repositories have a file of that name too, in which there is no such field.
         if "model_type" in config:
-            return Source(path, config_file, config)
+            return Source(path, config_file, config, allow_missing_checksums=allow_missing_checksums)
     file = find_weights_file(path) if path.is_dir() else path
-    return Source(path, file, load_weights(file))
+    return Source(path, file, load_weights(file, allow_missing_checksums), weights_files=[file])
 
 
-__all__ = ["TRANSFORMERS_FILES", "Source", "read_source", "strip_prefix"]
+__all__ = ["TRANSFORMERS_FILES", "Source", "list_prefixes", "read_source", "strip_prefix"]

@@ -298,11 +298,11 @@ def describe_cost(row: ReleasedCheckpoint) -> str:
     return f"{text}."
 
 
-def write_conversion(row: ReleasedCheckpoint) -> str:
+def write_conversion(row: ReleasedCheckpoint, config: SegmenterConfig) -> str:
     dropped = "; the ImageNet classifier, which nothing uses, is left out" if row.num_dropped_parameters else ""
     parts = [
         f"Converted by `segmenter_hf` from files of {link_source(row)}:",
-        bullets(f"<{file.url}>" for file in row.files),
+        bullets(f"<{file.url}>{_describe_sha256(file.name, config)}" for file in row.files),
         "In a checkout of that package, this repeats it:",
         code_block("bash", f"python scripts/convert_checkpoint.py --released {row.name} OUTPUT_DIR"),
         paragraph(
@@ -314,6 +314,11 @@ def write_conversion(row: ReleasedCheckpoint) -> str:
         bullets(_list_differences(row)),
     ]
     return "\n\n".join(parts)
+
+
+def _describe_sha256(file: str, config: SegmenterConfig) -> str:
+    sha256 = getattr(config, "source_sha256", {}).get(file)
+    return "" if sha256 is None else f" (SHA-256 `{sha256}`)"
 
 
 def _list_differences(row: ReleasedCheckpoint) -> list[str]:
@@ -459,7 +464,7 @@ def write_text(
         "Use": write_usage(row, repo_id, revision),
         "Model": write_description(row, config),
         "Results": "" if row.is_encoder else write_results(row, results),
-        "Conversion": write_conversion(row),
+        "Conversion": write_conversion(row, config),
         "Training": write_training(row),
         "Limits and biases": write_limits(row),
         "Licences and credits": write_terms(row),

@@ -3,6 +3,7 @@ Encoders in the formats of AugReg, timm, DeiT and MMSegmentation: the fixture, w
 computed, and random ones of other sizes, which timm itself loads and computes.
 """
 
+import json
 import logging
 import pickle
 from pathlib import Path
@@ -16,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from segmenter_hf import SegmenterForSemanticSegmentation, SegmenterModel
 from segmenter_hf.conversion import ConversionError
+from segmenter_hf.conversion.convert import load_checkpoint
 from segmenter_hf.conversion.encoders import (
     EncoderOptions,
     is_augreg,
@@ -405,6 +407,37 @@ def test_timm_folders_that_are_refused(config, message, tmp_path):
         load_timm(source, EncoderOptions())
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        pytest.param(
+            {"architecture": "vit_tiny_patch16_384"}, "`architecture` is 12, but the weights say 11", id="name"
+        ),
+        pytest.param(
+            {"architecture": "vit_tiny_patch16_384", "model_args": {"depth": 13}},
+            "`model_args.depth` is 13, but the weights say 11",
+            id="depth",
+        ),
+    ],
+)
+def test_timm_folders_state_the_layers(config, message, tmp_path):
+    model = make_timm_model(embed_dim=192, depth=11, num_heads=3, mlp_ratio=0.1)
+    with pytest.raises(ConversionError, match=message):
+        load_timm(read_source(write_timm_folder(tmp_path, model, config)), EncoderOptions())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_args": {"depth": 11}}))
+    assert load_timm(read_source(tmp_path), EncoderOptions())[0].config.num_hidden_layers == 11
+
+
+@pytest.mark.parametrize(("depth", "is_warned_of"), [(11, True), (12, False), (13, False)])
+def test_files_with_fewer_layers_than_published_warn(depth, is_warned_of, tmp_path, caplog):
+    arrays = make_augreg_arrays(hidden_size=192, num_heads=3, num_layers=depth, intermediate_size=8)
+    load_checkpoint(write_npz(tmp_path / "a.npz", arrays))
+    expected = [
+        "The encoder has 11 layers, where published Vision Transformers of width 192 have 12. The file does not "
+    ]
+    assert [text[: len(expected[0])] for text in warnings_of(caplog)] == expected * is_warned_of
+
+
 def test_config_of_something_else_beside_a_file_is_left_alone(tmp_path, caplog):
     source = read_source(write_timm_folder(tmp_path, make_timm_model(), STATISTICS))
     _, image_processor = load_timm(source, EncoderOptions())
@@ -442,11 +475,9 @@ def test_files_with_too_much_or_too_little_are_refused(tmp_path):
 
     # big_vision keeps all layers in one array.
     names = ("embedding/kernel", "cls", "pos_embedding", "Transformer/encoderblock/LayerNorm_0/scale")
-    arrays = {f"params/{name}": np.zeros(1, np.float32) for name in names}
-    source = read_source(write_npz(tmp_path / "big_vision.npz", arrays))
-    assert is_augreg(source)
-    with pytest.raises(ConversionError, match="not a plain.*left over are params/Transformer/encoderblock/Layer"):
-        load_augreg(source, EncoderOptions())
+    arrays = {f"params/{name}": np.zeros((1, 1, 1, 1), np.float32) for name in names}
+    with pytest.raises(ConversionError, match="not a plain.*left over are Transformer/encoderblock/LayerNorm_0/scale"):
+        load_checkpoint(write_npz(tmp_path / "big_vision.npz", arrays))
 
     state_dict = to_mmsegmentation(make_timm_model().state_dict())
     del state_dict["layers.1.ln2.bias"]

@@ -3,6 +3,7 @@
 import io
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,14 +80,72 @@ def bytes_of_npz() -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("make", [make_original_checkpoint, make_mmsegmentation_checkpoint])
-def test_names_of_parallel_training(make, tmp_path):
-    checkpoint = make()
-    expected, _ = load_checkpoint(checkpoint.write(tmp_path / "unwrapped"))
-    checkpoint.state_dict = {f"module.{name}": tensor for name, tensor in checkpoint.state_dict.items()}
-    actual, _ = load_checkpoint(checkpoint.write(tmp_path / "wrapped"))
+def check_same_weights(actual, expected):
+    assert actual.state_dict().keys() == expected.state_dict().keys()
     for name, tensor in expected.state_dict().items():
         assert torch.equal(actual.state_dict()[name], tensor)
+
+
+# Of DistributedDataParallel, torch.compile, Lightning and other modules that hold a model, alone and in each other.
+PREFIXES = ["module.", "_orig_mod.", "model.", "net.", "student.", "ema.", "backbone.", "module._orig_mod.model.net."]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("make", [make_original_checkpoint, make_mmsegmentation_checkpoint])
+def test_prefixes_of_whole_models(make, prefix, tmp_path):
+    checkpoint = make()
+    expected, _ = load_checkpoint(checkpoint.write(tmp_path / "unwrapped"))
+    checkpoint.state_dict = {f"{prefix}{name}": tensor for name, tensor in checkpoint.state_dict.items()}
+    folder = checkpoint.write(tmp_path / "wrapped")
+    for format in (None, recognise(read_source(tmp_path / "unwrapped")).name):
+        check_same_weights(load_checkpoint(folder, format=format)[0], expected)
+
+
+@pytest.mark.parametrize("prefix", [*PREFIXES, "encoder.", "params/"])
+@pytest.mark.parametrize(("folder", "file", "name"), SOURCES[-3:])
+def test_prefixes_of_encoders(folder, file, name, prefix, tmp_path):
+    path = FIXTURES / folder / file
+    expected, _ = load_checkpoint(path)
+    state_dict = {f"{prefix}{key}": tensor.contiguous() for key, tensor in read_source(path).state_dict.items()}
+    np.savez(tmp_path / "a.npz", **{key: tensor.numpy() for key, tensor in state_dict.items()})
+    save_file(state_dict, tmp_path / "a.safetensors")
+    torch.save({"model": state_dict}, tmp_path / "a.pth")
+    for file in ("a.npz", "a.safetensors", "a.pth"):
+        for format in (None, name):
+            check_same_weights(load_checkpoint(tmp_path / file, format=format)[0], expected)
+
+
+def test_parts_that_were_compiled_by_themselves(tmp_path):
+    for make, part in ((make_original_checkpoint, "encoder."), (make_mmsegmentation_checkpoint, "backbone.layers.")):
+        checkpoint = make()
+        expected, _ = load_checkpoint(checkpoint.write(tmp_path / "unwrapped"))
+        checkpoint.state_dict = {
+            name.replace(part, f"{part}_orig_mod."): tensor for name, tensor in checkpoint.state_dict.items()
+        }
+        check_same_weights(load_checkpoint(checkpoint.write(tmp_path / "wrapped"))[0], expected)
+
+
+def test_averaged_weights(tmp_path):
+    """torch's AveragedModel counts beside the weights."""
+    expected, _ = load_checkpoint(FIXTURES / "augreg" / "vit_patch16" / "timm.safetensors")
+    model = torch.nn.Linear(1, 1)
+    names = torch.optim.swa_utils.AveragedModel(model).state_dict()
+    assert set(names) == {"n_averaged", "module.weight", "module.bias"}
+    state_dict = read_source(FIXTURES / "augreg" / "vit_patch16" / "timm.safetensors").state_dict
+    averaged = {f"module.{name}": tensor for name, tensor in state_dict.items()}
+    torch.save({"n_averaged": torch.tensor(7), **averaged}, tmp_path / "a.pth")
+    check_same_weights(load_checkpoint(tmp_path / "a.pth")[0], expected)
+
+
+def test_state_dict_under_any_name(tmp_path):
+    state_dict = dict(read_source(FIXTURES / "augreg" / "vit_patch16" / "timm.safetensors").state_dict)
+    expected, _ = load_checkpoint(FIXTURES / "augreg" / "vit_patch16" / "timm.safetensors")
+    torch.save({"net": state_dict, "optimizer": {"state": {}}, "epoch": 3}, tmp_path / "a.pth")
+    check_same_weights(load_checkpoint(tmp_path / "a.pth")[0], expected)
+    # Which of two is meant, only the user knows.
+    torch.save({"net": state_dict, "ema": state_dict}, tmp_path / "a.pth")
+    with pytest.raises(ConversionError, match="it holds entries named ema, net"):
+        load_checkpoint(tmp_path / "a.pth")
 
 
 @pytest.mark.parametrize(
@@ -127,10 +186,76 @@ def test_options_of_encoders_are_refused_for_whole_models():
             load_checkpoint(FIXTURES / folder, encoder_options=EncoderOptions(image_size=128))
 
 
-def test_our_own_folders_are_no_source(tmp_path):
-    SegmenterForSemanticSegmentation(tiny_config()).save_pretrained(tmp_path)
-    with pytest.raises(ConversionError, match="segmenter"):
-        load_checkpoint(tmp_path)
+@pytest.mark.parametrize("model_class", [SegmenterForSemanticSegmentation, SegmenterModel])
+def test_our_own_folders_are_no_source(model_class, tmp_path):
+    model_class(tiny_config()).save_pretrained(tmp_path / "model")
+    for path in (tmp_path / "model", tmp_path / "model" / "model.safetensors", tmp_path / "model" / "config.json"):
+        for format in (None, "timm", "transformers", "original"):
+            with pytest.raises(
+                ConversionError, match="is a Segmenter .* from_pretrained .*alone: SegmenterModel.from_"
+            ):
+                load_checkpoint(path, format=format)
+    (tmp_path / "model" / "model.safetensors").rename(tmp_path / "weights.safetensors")
+    with pytest.raises(ConversionError, match="Name the folder that holds its config.json as well"):
+        load_checkpoint(tmp_path / "weights.safetensors")
+
+
+def write_state_dict(path: Path, source: Path, state_dict: dict[str, torch.Tensor]):
+    """Writes a file as that of a fixture is, with other weights."""
+    if path.suffix == ".npz":
+        np.savez(path, **{name: tensor.numpy() for name, tensor in state_dict.items()})
+    elif path.suffix == ".safetensors":
+        save_file({name: tensor.contiguous() for name, tensor in state_dict.items()}, path)
+    else:
+        contents = read_source(source).contents
+        # Without the placeholders, which cannot be written.
+        meta = {name: value for name, value in contents.get("meta", {}).items() if isinstance(value, (str, list))}
+        key = next((key for key in ("model", "state_dict") if key in contents), None)
+        torch.save(state_dict if key is None else {"meta": meta, key: state_dict}, path)
+
+
+# Of each format a layer, as the names of its weights begin, one of these weights, and the weights of one name in all
+# layers.
+LAYERS = {
+    "original": ("encoder.blocks.1.", "mlp.fc2.bias", ".attn.qkv.bias"),
+    "mmsegmentation": ("backbone.layers.1.", "ffn.layers.1.bias", ".attn.attn.in_proj_bias"),
+    "augreg": ("Transformer/encoderblock_1/", "MlpBlock_3/Dense_1/bias", "/query/bias"),
+    "timm": ("blocks.1.", "mlp.fc2.bias", ".attn.proj.bias"),
+    "mmsegmentation-encoder": ("layers.1.", "ffn.layers.1.bias", ".attn.attn.in_proj_bias"),
+}
+DECODER_LAYERS = {"original": "decoder.blocks.1.", "mmsegmentation": "decode_head.layers.1."}
+
+
+@pytest.mark.parametrize(("folder", "file", "name"), SOURCES)
+def test_missing_weights_are_refused(folder, file, name, tmp_path):
+    shutil.copytree(FIXTURES / folder, tmp_path / "source")
+    path = tmp_path / "source" / file
+    state_dict = dict(read_source(FIXTURES / folder / file).state_dict)
+    layer, weight, everywhere = LAYERS[name]
+    first_layer = layer.replace("1", "0", 1)
+    missing = [
+        [f"{layer}{weight}"],
+        [key for key in state_dict if key.startswith(first_layer)],
+        [key for key in state_dict if key.startswith(first_layer) and not key.endswith(weight)],
+        [key for key in state_dict if key.endswith(everywhere)],
+        [key for key in state_dict if key.endswith(everywhere) and key.startswith(layer)],
+    ]
+    if not FORMATS[name].is_encoder:
+        # Files of encoders do not say how many layers there should be.
+        missing.append([key for key in state_dict if key.startswith(layer)])
+        if "linear" not in folder:
+            missing.append([key for key in state_dict if key.startswith(DECODER_LAYERS[name])])
+            missing.append([f"{DECODER_LAYERS[name]}{weight}"])
+    for names in missing:
+        assert names and set(names) <= set(state_dict)
+        path.unlink()
+        remaining = {key: tensor for key, tensor in state_dict.items() if key not in names}
+        write_state_dict(path, FIXTURES / folder / file, remaining)
+        with pytest.raises(ConversionError):
+            load_checkpoint(path)
+    path.unlink()
+    write_state_dict(path, FIXTURES / folder / file, state_dict)
+    load_checkpoint(path)
 
 
 def test_folder_with_no_weights_or_several(tmp_path):

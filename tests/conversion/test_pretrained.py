@@ -1,5 +1,6 @@
 """Encoders that transformers and timm load: the same outputs as theirs, and nothing that they print."""
 
+import hashlib
 import json
 import logging
 import sys
@@ -24,6 +25,7 @@ from transformers import (
 )
 
 from segmenter_hf.conversion import ConversionError
+from segmenter_hf.conversion.convert import load_checkpoint
 from segmenter_hf.conversion.encoders import EncoderOptions, is_augreg, is_mmsegmentation_encoder, is_timm
 from segmenter_hf.conversion.pretrained import (
     OLDER_LAYER_NAMES,
@@ -269,6 +271,37 @@ def test_folders_that_are_refused(damage, message, tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "model.", "encoder.", "net.module."])
+def test_prefixes_before_all_names(prefix, tmp_path):
+    write_transformers(tmp_path, ViTForImageClassification)
+    expected = load_checkpoint(tmp_path)[0].state_dict()
+    state_dict = {f"{prefix}{name}": tensor for name, tensor in load_file(tmp_path / "model.safetensors").items()}
+    save_file(state_dict, tmp_path / "model.safetensors")
+    whole = load_checkpoint(tmp_path)[0].state_dict()
+    (tmp_path / "model.safetensors").unlink()
+    files = {name: f"{index % 2}.safetensors" for index, name in enumerate(state_dict)}
+    for file in set(files.values()):
+        save_file({name: state_dict[name] for name in files if files[name] == file}, tmp_path / file)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    sharded = load_checkpoint(tmp_path)[0].state_dict()
+    assert whole.keys() == sharded.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(whole[name], tensor) and torch.equal(sharded[name], tensor)
+
+
+@pytest.mark.parametrize("num_layers", [None, 2])
+def test_layers_that_are_missing(num_layers, tmp_path):
+    """Whether `config.json` states their number or leaves it to the default, which is 12."""
+    write_transformers(tmp_path, ViTModel)
+    configure(num_hidden_layers=num_layers)(tmp_path)
+    state_dict = load_file(tmp_path / "model.safetensors")
+    save_file(
+        {name: state_dict[name] for name in state_dict if "layer.1." not in name}, tmp_path / "model.safetensors"
+    )
+    with pytest.raises(ConversionError, match=f"`num_hidden_layers` is {num_layers or 12}, but the weights say 1"):
+        load_checkpoint(tmp_path)
+
+
 def test_weights_in_several_files(tmp_path):
     saved = write_transformers(tmp_path / "model", ViTForImageClassification)
     expected, _ = load_transformers(read_source(tmp_path / "model"), EncoderOptions())
@@ -372,6 +405,8 @@ def test_timm_model_by_name(hub_cache, caplog):
     save_file(expected.state_dict(), repository / "snapshots" / revision / "model.safetensors")
 
     model, image_processor = load_timm_model(TIMM_NAME, EncoderOptions())
+    file = repository / "snapshots" / revision / "model.safetensors"
+    assert model.config.source_sha256 == {file.name: hashlib.sha256(file.read_bytes()).hexdigest()}
     assert (model.config.num_attention_heads, model.config.image_size) == (3, 384)
     assert model.config.layer_norm_eps == 1e-6
     assert model.config.position_embedding_interpolation == "bilinear"

@@ -14,7 +14,7 @@ from huggingface_hub.repocard_data import eval_results_to_model_index, model_ind
 from huggingface_hub.utils import validate_repo_id
 
 import segmenter_hf.hub.cards
-from segmenter_hf import SegmenterImageProcessorPil
+from segmenter_hf import SegmenterForSemanticSegmentation, SegmenterImageProcessorPil
 from segmenter_hf.conversion.released import RELEASED, find_released
 from segmenter_hf.hub.card_facts import SOURCES
 from segmenter_hf.hub.cards import ORGANIZATION, TAG, list_stale, make_card, make_documents, write_documents
@@ -210,6 +210,16 @@ def test_measured_figures_are_told_with_how_they_were_measured():
         "mIoU (single scale)",
         "mIoU (multi-scale + flip)",
     ]
+
+
+def test_cards_of_pushed_models_state_the_sha256_of_what_was_converted():
+    row = find_released("ade20k/seg_tiny_mask")
+    model = SegmenterForSemanticSegmentation(tiny_config(id2label=row.config.id2label))
+    model.config.source_sha256 = {"checkpoint.pth": "0123456789abcdef" * 4}
+    card = make_card(row, [], f"{ORGANIZATION}/{row.repo_name}", model=model)
+    check_tidy(card.text)
+    address = f"<{row.files[-1].url}> (SHA-256 `{'0123456789abcdef' * 4}`)"
+    assert address in " ".join(card.text.split()) and card.text.count("(SHA-256 `") == 1
 
 
 def test_no_figures_are_said_to_be_none():

@@ -1,6 +1,7 @@
 """The command line: exit codes, messages, and an output folder that is complete or absent."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import resource
@@ -55,7 +56,11 @@ def run_main(tmp_path, monkeypatch, capfd):
 def test_conversion(tmp_path):
     result = run_script(FIXTURES / "mask_distilled", "converted", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert result.stdout == "converted: mask_transformer decoder, 5 labels, patch size 16, 0.3M parameters\n"
+    sha256 = hashlib.sha256((FIXTURES / "mask_distilled" / "checkpoint.pth").read_bytes()).hexdigest()
+    assert result.stdout == (
+        "converted: mask_transformer decoder, 5 labels, patch size 16, 0.3M parameters\n"
+        f"from checkpoint.pth, SHA-256 {sha256}\n"
+    )
     assert result.stderr.count("LABEL_0 to LABEL_4") == 1
     assert (tmp_path / "converted" / "model.safetensors").is_file()
 
@@ -145,6 +150,19 @@ def test_wrong_usage(arguments, run_main, tmp_path):
     result = run_main(*arguments)
     assert result.returncode == 2 and "usage:" in result.stderr and "error:" in result.stderr
     assert os.listdir(tmp_path) == []
+
+
+def test_files_without_checksums_are_taken_when_asked_only(run_main, tmp_path):
+    folder = make_original_checkpoint().write(tmp_path / "source")
+    contents = torch.load(folder / "checkpoint.pth")
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(contents, folder / "checkpoint.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    refused = run_main(folder, tmp_path / "converted")
+    assert refused.returncode == 2 and "--allow_missing_checksums" in refused.stderr
+    assert run_main(folder, tmp_path / "converted", "--allow_missing_checksums").returncode == 0
 
 
 def test_released_checkpoint_is_downloaded_and_converted(run_main, tmp_path, monkeypatch):
