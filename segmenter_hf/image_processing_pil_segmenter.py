@@ -34,6 +34,8 @@ logger = logging.get_logger(__name__)
 
 # The label of pixels that neither the loss nor metrics count.
 IGNORE_INDEX = 255
+# Larger values are no labels, but numbers of objects, colours, or what is left of negative ones.
+MAX_LABEL = 2**31 - 1
 # Post-processing takes so many classes at a time, at least one, that their score maps stay below this.
 MAX_SCORE_BYTES = 64 * 2**20
 # Up to this size, an image below the window is enlarged to it as in the original implementation, keeping its aspect
@@ -164,6 +166,39 @@ def to_tensor(image: "Image.Image | np.ndarray | torch.Tensor") -> torch.Tensor:
     array = np.asarray(image)
     # A copy, as torch takes neither foreign byte order nor negative strides, and warns of read-only memory.
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
+
+
+def to_labels(segmentation_map: "Image.Image | np.ndarray | torch.Tensor", name: str) -> torch.Tensor:
+    """
+    A map of labels of any type as int64; of booleans, `True` is 1.
+
+    Raises:
+        ValueError: if it holds anything but whole numbers from 0 to `MAX_LABEL`; the message calls it by its name.
+    """
+    odd = None
+    try:
+        stored = to_tensor(segmentation_map)
+        if stored.is_complex():
+            raise TypeError("Complex numbers have no order.")
+    # Also of objects, such as missing values, and of text, of which torch knows nothing.
+    except TypeError:
+        odd = f"values of the type {getattr(segmentation_map, 'dtype', 'object')}"
+    else:
+        labels = stored.to(torch.int64)
+        if stored.dtype in (torch.bool, torch.uint8):
+            return labels
+        # Of 64 bits without sign, the largest have become negative.
+        is_odd = (labels < 0) | (labels > MAX_LABEL)
+        if stored.is_floating_point():
+            is_odd |= labels != stored
+        if is_odd.any():
+            odd = labels[is_odd][0].item() % 2**64 if stored.dtype == torch.uint64 else stored[is_odd][0].item()
+    if odd is not None:
+        raise ValueError(
+            f"{name} must hold labels, which are whole numbers from 0 to {MAX_LABEL}, got {odd}. Store "
+            f"{IGNORE_INDEX} where pixels have no label."
+        )
+    return labels
 
 
 def to_8_bit_range(image: torch.Tensor, is_16_bit: bool, max_value: int) -> torch.Tensor:
@@ -534,18 +569,15 @@ class SegmenterImageProcessingMixin:
                 raise ValueError(
                     f"Segmentation map {index} must be an image, or the path of a file: {segmentation_map}"
                 )
-            segmentation_map = to_tensor(segmentation_map).to(image.device)
+            labels = to_labels(segmentation_map, f"Segmentation map {index}").to(image.device)
             height, width = image.shape[-2:]
-            if tuple(segmentation_map.shape) not in ((height, width), (1, height, width), (height, width, 1)):
+            if tuple(labels.shape) not in ((height, width), (1, height, width), (height, width, 1)):
                 raise ValueError(
                     f"Segmentation map {index} must have one label for each pixel of its image, shape ({height}, "
-                    f"{width}), got {tuple(segmentation_map.shape)}. Resize it to the nearest label, or turn colours "
+                    f"{width}), got {tuple(labels.shape)}. Resize it to the nearest label, or turn colours "
                     "into labels."
                 )
-            segmentation_map = segmentation_map.reshape(height, width)
-            labels = segmentation_map.to(torch.int64)
-            if segmentation_map.is_floating_point() and (labels != segmentation_map).any():
-                raise ValueError(f"Segmentation map {index} must hold labels, which are whole numbers, got fractions.")
+            labels = labels.reshape(height, width)
             processed_maps.append(reduce_labels(labels) if do_reduce_labels else labels)
         return processed_maps
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -804,6 +805,39 @@ def test_kinds_of_maps(processor_class):
     for segmentation_maps in (batch, torch.from_numpy(batch), list(batch), batch[:, None], batch[..., None]):
         inputs = processor([picture(14, 19)] * 3, segmentation_maps, return_tensors="pt")
         assert np.array_equal(inputs["labels"], batch)
+
+
+@pytest.mark.parametrize(
+    ("odd", "dtype"),
+    [
+        *((-1, "int8"), (-1, "int64"), (-100, "float32"), (2**64 - 1, "uint64"), (2**63, "uint64"), (2**31, "int64")),
+        *((1.5, "float16"), (math.nan, "float32"), (math.inf, "float64"), (-math.inf, "float32"), (1e300, "float64")),
+    ],
+)
+def test_values_that_are_no_labels_are_refused(processor_class, odd, dtype):
+    processor, image = processor_class(do_reduce_labels=True), picture(14, 19)
+    labels = np.ones((14, 19), dtype=dtype)
+    labels[3, 7] = odd
+    shown = labels[3, 7].item()
+    message = f"Segmentation map 1 must hold labels, .* from 0 to 2147483647, got {re.escape(str(shown))}. Store 255"
+    for kind in (np.asarray, torch.from_numpy):
+        with pytest.raises(ValueError, match=message):
+            processor([image] * 2, [label_map(14, 19), kind(labels)], return_tensors="pt")
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "object", "U1"])
+def test_types_that_are_no_numbers_are_refused(processor_class, dtype):
+    labels = np.zeros((14, 19), dtype=dtype)
+    with pytest.raises(ValueError, match="must hold labels, .*got values of the type"):
+        processor_class()(picture(14, 19), labels, return_tensors="pt")
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", ">u2", "uint32", "int64", "uint64", "float16", "float64"])
+def test_whole_numbers_of_any_type_are_labels(processor_class, dtype):
+    labels = np.array([[0, 1], [1, 0]], dtype=dtype)
+    inputs = processor_class(do_resize=False)(picture(2, 2), labels, return_tensors="pt")
+    assert inputs["labels"].dtype == torch.int64
+    assert inputs["labels"][0].tolist() == [[0, 1], [1, 0]]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from datasets import Dataset, DatasetDict, Features, Image, load_dataset_builder
 from datasets.exceptions import DatasetsError
 from PIL import Image as PILImage
 
+from ..image_processing_pil_segmenter import to_labels
 from ..inputs import check_regular_file
 from .columns import find_columns, is_array_feature
 from .examples import remember_files
@@ -196,10 +197,10 @@ def _array_to_image(example: dict, index: int, column: str) -> dict:
         return {column: None}
     if len({len(row) for row in rows}) != 1:
         raise ValueError(f"Row {index} of the column {column} is no label map: its rows have different lengths.")
-    values = np.asarray(rows, dtype=np.int64)
+    labels = to_labels(np.asarray(rows), f"Row {index} of the column {column}").numpy()
     # The type of the column says little: lists are of 64 bits.
-    sufficient = [each for each in (np.uint8, np.uint16) if 0 <= values.min() and values.max() <= np.iinfo(each).max]
-    return {column: PILImage.fromarray(values.astype([*sufficient, np.int32][0]))}
+    sufficient = [each for each in (np.uint8, np.uint16) if labels.max() <= np.iinfo(each).max]
+    return {column: PILImage.fromarray(labels.astype([*sufficient, np.int32][0]))}
 
 
 def load_segmentation_dataset(

@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, BaseImageProcessor, PreTrainedModel
@@ -13,7 +12,7 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, B
 from ..data.checks import check_splits
 from ..data.examples import ExampleReader
 from ..data.loading import SegmentationData, load_segmentation_data
-from ..image_processing_pil_segmenter import SegmenterImageProcessingMixin, reduce_labels
+from ..image_processing_pil_segmenter import SegmenterImageProcessingMixin, reduce_labels, to_labels
 from ..visualization import draw_comparison
 from .protocol import WorstCases, evaluate_sliding_window
 from .results import fingerprint, make_results, write_results
@@ -233,7 +232,7 @@ def draw_worst_cases(
     reader = ExampleReader(examples, data.image_column, data.annotation_column)
     for index, score, prediction in worst_cases.select():
         image, annotation = reader[index]
-        reference = torch.from_numpy(np.array(annotation)).long()
+        reference = to_labels(annotation, "A label map")
         if image_processor.do_reduce_labels:
             reference = reduce_labels(reference)
         picture = draw_comparison(

@@ -333,7 +333,11 @@ def _as_array(labels, name: str) -> np.ndarray:
         is_integer, dtype = labels.dtype.kind in "biu" or labels.size == 0, labels.dtype
     if not is_integer:
         raise ValueError(f"A {name} must hold integer labels, got {dtype}. Of logits, take the argmax over classes.")
-    return labels.cpu().numpy() if isinstance(labels, torch.Tensor) else labels
+    labels = labels.cpu().numpy() if isinstance(labels, torch.Tensor) else labels
+    # As int64, in which labels are counted, they would be negative.
+    if dtype in (np.uint64, torch.uint64) and labels.size and labels.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"A {name} holds {labels.max()}, expected labels, which are whole numbers from 0 on.")
+    return labels
 
 
 def _sum_over_processes(counts: torch.Tensor) -> torch.Tensor:

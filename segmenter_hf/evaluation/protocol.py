@@ -16,7 +16,7 @@ from transformers import BaseImageProcessor, BatchFeature
 from transformers.image_utils import SizeDict
 
 from ..data.examples import ExampleError, ExampleReader
-from ..image_processing_pil_segmenter import reduce_labels
+from ..image_processing_pil_segmenter import reduce_labels, to_labels
 from .metrics import MeanIoU, confusion_matrix, iou_scores
 
 
@@ -372,7 +372,7 @@ def _to_tensor(image_processor: BaseImageProcessor, image: Any) -> torch.Tensor:
 
 
 def _read_labels(annotation: Any, image_processor: BaseImageProcessor) -> torch.Tensor:
-    labels = torch.from_numpy(np.array(annotation)).long()
+    labels = to_labels(annotation, "Its label map")
     return reduce_labels(labels) if image_processor.do_reduce_labels else labels
 
 

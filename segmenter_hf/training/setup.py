@@ -23,7 +23,7 @@ from ..data.examples import ExampleReader
 from ..data.labels import LABEL_SETS, load_label_set
 from ..data.loading import SegmentationData, load_segmentation_data
 from ..hub.origins import StartingWeights, load_starting_weights
-from ..image_processing_pil_segmenter import SegmenterImageProcessingMixin, reduce_labels
+from ..image_processing_pil_segmenter import SegmenterImageProcessingMixin, reduce_labels, to_labels
 from ..image_processing_segmenter import SegmenterImageProcessor
 from ..modeling_segmenter import SegmenterForSemanticSegmentation, patch_grid
 from .arguments import DataArguments, MethodArguments, ModelArguments, TrainingError
@@ -399,7 +399,7 @@ def count_labels(
     for index in range(len(reader)):
         with reader.naming(index, "Training example"):
             (annotation,) = reader[index]
-        labels = torch.from_numpy(np.array(annotation)).flatten().long()
+            labels = to_labels(annotation, "Its label map").flatten()
         if do_reduce_labels:
             labels = reduce_labels(labels)
         counts += torch.bincount(labels[labels < num_labels], minlength=num_labels)

@@ -132,7 +132,7 @@ def test_saved_dataset(tmp_path):
 def test_label_maps_that_are_arrays(tmp_path):
     """They become image files, of the type that suffices."""
     maps = [np.array(make_label_map()), np.array(make_label_map((0, 1, 700), dtype=np.uint16))]
-    maps += [np.array(make_label_map((-1, 0, 70000), dtype=np.int32)), None]
+    maps += [np.array(make_label_map((0, 1, 70000), dtype=np.int32)), None]
     images = [make_image(seed=index) for index in range(4)]
     for number, feature in enumerate((Array2D((None, 60), "int32"), List(List(Value("int64"))))):
         features = Features({"image": ImageFeature(), "label": feature})
@@ -145,6 +145,30 @@ def test_label_maps_that_are_arrays(tmp_path):
             if expected is not None:
                 np.testing.assert_array_equal(np.asarray(row["label"]), expected)
         assert [label and label.mode for label in split["label"]] == ["L", "I;16", "I", None]
+
+
+@pytest.mark.parametrize(("dtype", "odd"), [("int32", -1), ("int64", 2**31), ("uint64", 2**64 - 1), ("int8", -128)])
+def test_arrays_of_what_is_no_label_are_refused(tmp_path, dtype, odd):
+    """In the last of all rows, of which the check of labels would look at some."""
+    maps = [np.zeros((2, 3), dtype=dtype) for _ in range(3)]
+    maps[2][1, 2] = odd
+    for number, feature in enumerate((Array2D((2, 3), dtype), List(List(Value(dtype))))):
+        features = Features({"image": ImageFeature(), "label": feature})
+        columns = {"image": [make_image(2, 3)] * 3, "label": maps}
+        Dataset.from_dict(columns, features=features).save_to_disk(tmp_path / str(number))
+        # numpy has no type that holds all integers of 64 bits with and without sign.
+        shown = odd if odd < 2**63 else r"1.8446744073709552e\+19"
+        match = rf"Row 2 of the column label must hold labels, .*, got {shown}\. Store 255 where"
+        with pytest.raises(ValueError, match=match):
+            load_segmentation_data(tmp_path / str(number), labels="camvid")
+
+
+def test_arrays_of_booleans_are_masks(tmp_path):
+    features = Features({"image": ImageFeature(), "mask": Array2D((2, 3), "bool")})
+    mask = np.array([[True, False, True], [False, False, True]])
+    Dataset.from_dict({"image": [make_image(2, 3)], "mask": [mask]}, features=features).save_to_disk(tmp_path)
+    (example,) = load_segmentation_data(tmp_path, labels="camvid").splits["train"]
+    np.testing.assert_array_equal(np.asarray(example["mask"]), mask.astype(np.uint8))
 
 
 def test_arrays_that_are_no_label_maps_are_named(tmp_path):

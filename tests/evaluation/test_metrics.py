@@ -459,3 +459,15 @@ dist.destroy_process_group()
 
     assert first == [score(0), score(1, 2), score(1)]
     assert second == [score(0), score(1, 2), score(2)]
+
+
+@pytest.mark.parametrize("name", ["predictions", "references"])
+def test_the_largest_integers_do_not_become_negative(name):
+    maps = {"predictions": [np.zeros((2, 2), int)], "references": [np.zeros((2, 2), int)]}
+    maps[name] = [np.full((2, 2), 2**64 - 1, dtype=np.uint64)]
+    for ignore_index in (255, -1):
+        metric = MeanIoU(3, ignore_index)
+        with pytest.raises(ValueError, match=f"A {name[:-1]} holds 18446744073709551615, expected labels"):
+            metric.add_batch(**maps)
+    for dtype in (np.uint64, np.uint16, bool):
+        MeanIoU(3).add_batch(predictions=[np.ones((2, 2), dtype)], references=[np.ones((2, 2), dtype)])
