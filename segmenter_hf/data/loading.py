@@ -4,7 +4,7 @@ import glob
 import logging
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,7 @@ class SegmentationData:
         id2label (`dict[int, str]`): The name of each label.
         image_column (`str`): Column of the images.
         annotation_column (`str`): Column of the label maps. They are not converted: palette files keep their indices.
+        held_out_share (`float`, *optional*): The share of the training split that became the validation split.
     """
 
     source: str
@@ -48,6 +49,7 @@ class SegmentationData:
     id2label: dict[int, str]
     image_column: str
     annotation_column: str
+    held_out_share: float | None = None
 
     @property
     def num_labels(self) -> int:
@@ -170,6 +172,7 @@ def load_segmentation_data(
         except ValueError as error:
             raise ValueError(f"{source} cannot be divided by --train_val_split {train_val_split}: {error}") from error
         splits[_find_split(splits, train_split)], splits["validation"] = parts["train"], parts["test"]
+        data = replace(data, held_out_share=train_val_split)
     sizes = {name: len(split) for name, split in splits.items()}
     logger.info("%s: %s images, columns %s and %s.", source, sizes, image_column, annotation_column)
     return data

@@ -100,6 +100,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             "name": args.dataset_name,
             "config_name": args.dataset_config_name,
             "split": args.split,
+            "num_split_images": len(data.split(args.split)),
             "fingerprint": data_fingerprint,
         },
         ignore_index=model.config.semantic_loss_ignore_index,

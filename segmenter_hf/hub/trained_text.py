@@ -1,5 +1,6 @@
 """The text of the cards of models that users train, section by section."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -47,6 +48,9 @@ from .training_facts import TrainingFacts
 
 # Stands for the folder in the snippets of a model that is in no repository.
 FOLDER = "path/to/this/folder"
+# Schedules of transformers that know no warm-up, and that take no settings, whatever is asked for.
+WITHOUT_WARMUP = {"constant", "greedy", "reduce_lr_on_plateau"}
+WITHOUT_SETTINGS = {"constant", "constant_with_warmup"}
 # Notices that are longer are only named.
 MAX_QUOTED_BYTES = 4000
 RESAMPLING = {PILImageResampling.NEAREST: "to the nearest pixels", PILImageResampling.BICUBIC: "bicubically"}
@@ -70,7 +74,9 @@ class Measurement:
         """The data, in Markdown."""
         dataset = self.evaluation["dataset"]
         config = f", configuration {inline_code(dataset['config_name'])}" if dataset.get("config_name") else ""
-        return f"{describe_dataset(dataset['name'])}{config}, split {inline_code(dataset['split'])}"
+        number, of_all = self.evaluation["num_images"], dataset.get("num_split_images")
+        part = f" ({_count_images(number, of_all)})" if of_all not in (None, number) else ""
+        return f"{describe_dataset(dataset['name'])}{config}, split {inline_code(dataset['split'])}{part}"
 
     @property
     def data_key(self) -> tuple:
@@ -291,25 +297,44 @@ def _describe_start(model: Trained, facts: TrainingFacts) -> list[str]:
     items = []
     if facts.recipe is not None:
         title = f", {escape(facts.recipe_title)}" if facts.recipe_title else ""
-        items.append(f"Recipe: {inline_code(facts.recipe)}{title}. What is below has precedence.")
+        changes = f", but for {', '.join(map(escape, facts.recipe_changes))}" if facts.recipe_changes else ""
+        items.append(f"Recipe: {inline_code(facts.recipe)}{title}{changes}. What is below has precedence.")
     if model.start is not None:
         items.append(f"Start: from {model.start.description}.")
     if model.dataset_name is not None:
-        split = f", split {inline_code(facts.split)}" if facts.split is not None else ""
-        images = f", {facts.num_images:,} images" if facts.num_images is not None else ""
-        items.append(f"Data: {describe_dataset(model.dataset_name)}{split}{images}.")
+        parts = [describe_dataset(model.dataset_name)]
+        if facts.dataset_config_name is not None:
+            parts.append(f"configuration {inline_code(facts.dataset_config_name)}")
+        parts += [f"split {inline_code(facts.split)}"] if facts.split is not None else []
+        if facts.num_images is not None:
+            parts.append(_count_images(facts.num_images, facts.num_split_images))
+        if facts.held_out_share is not None:
+            seed = f", drawn with seed {facts.seed}" if facts.seed is not None else ""
+            parts.append(f"after {100 * facts.held_out_share:g} percent were held out for evaluation{seed}")
+        items.append(f"Data: {', '.join(parts)}.")
     return items
+
+
+def _count_images(number: int, number_of_all: int | None) -> str:
+    if number_of_all is None or number_of_all == number:
+        return f"{number:,} images"
+    return f"{number:,} of its {number_of_all:,} images"
 
 
 def _describe_length(facts: TrainingFacts) -> list[str]:
     lengths = [f"{facts.num_steps:,} steps"] if facts.num_steps is not None else []
     lengths += [f"{facts.num_epochs:.4g} epochs"] if facts.num_epochs is not None else []
-    items = [f"Length: {', or '.join(lengths)}."] if lengths else []
+    selected = (
+        "" if facts.selected_step is None else f"; the saved weights are those after step {facts.selected_step:,}"
+    )
+    items = [f"Length: {', or '.join(lengths)}{selected}."] if lengths else []
     if facts.effective_batch_size is not None:
         processes = "process" if facts.num_processes == 1 else "processes"
+        is_even = facts.num_images is None or facts.num_images % facts.effective_batch_size == 0
         items.append(
             f"Batch: {facts.effective_batch_size} crops a step ({facts.per_device_batch_size} on a device x "
-            f"{facts.gradient_accumulation_steps} accumulated x {facts.num_processes} {processes})."
+            f"{facts.gradient_accumulation_steps} accumulated x {facts.num_processes} {processes})"
+            f"{'' if is_even else ', or what is left at the end of an epoch'}."
         )
     return items
 
@@ -336,12 +361,19 @@ def _describe_optimizer(facts: TrainingFacts) -> list[str]:
     items = [f"Optimiser: {', '.join(parts)}."] if parts else []
     parts = []
     if facts.lr_scheduler is not None:
-        parts.append(f"{inline_code(facts.lr_scheduler)}{_describe_settings(facts.lr_scheduler_settings)}")
-    if facts.warmup_steps is not None:
-        steps = facts.warmup_steps
-        share = f"{100 * steps:g} percent of all" if 0 < steps < 1 else f"{steps:,.0f}" if steps else "no"
-        parts.append(f"{share} steps of warm-up")
+        settings = facts.lr_scheduler_settings if facts.lr_scheduler not in WITHOUT_SETTINGS else None
+        parts.append(f"{inline_code(facts.lr_scheduler)}{_describe_settings(settings)}")
+    if facts.warmup_steps is not None and facts.lr_scheduler not in WITHOUT_WARMUP:
+        parts.append(_describe_warmup(facts.warmup_steps, facts.num_steps))
     return [*items, *([f"Schedule: {', '.join(parts)}."] if parts else [])]
+
+
+def _describe_warmup(warmup_steps: float, num_steps: int | None) -> str:
+    if 0 < warmup_steps < 1 and num_steps is None:
+        return f"{100 * warmup_steps:g} percent of all steps of warm-up"
+    steps = math.ceil(warmup_steps * num_steps) if 0 < warmup_steps < 1 else int(warmup_steps)
+    ended = ", which ended before its learning rate was reached" if steps and steps >= (num_steps or math.inf) else ""
+    return f"{f'{steps:,}' if steps else 'no'} steps of warm-up{ended}"
 
 
 def _describe_augmentation(facts: TrainingFacts) -> list[str]:
@@ -363,17 +395,24 @@ def _describe_loss(model: Trained, facts: TrainingFacts) -> list[str]:
     if model.training is None:
         return []
     config = model.config
-    parts = [f"pixel-wise cross entropy that ignores label {config.semantic_loss_ignore_index}"]
+    kind = "binary cross entropy" if config.num_labels == 1 else "cross entropy"
+    parts = [f"pixel-wise {kind} that ignores label {config.semantic_loss_ignore_index}"]
     if facts.class_balance:
         parts.append(f"with each class weighted by its frequency to the power of -{facts.class_balance:g}")
     items = [f"Loss: {', '.join(parts)}."]
-    drops = [f"stochastic depth of up to {config.drop_path_rate:g} in the encoder"] if config.drop_path_rate else []
+    rates = {
+        "stochastic depth of up to": config.drop_path_rate,
+        "dropout": config.hidden_dropout_prob,
+        "dropout of attention": config.attention_probs_dropout_prob,
+    }
+    drops = [f"{name} {rate:g} in the encoder" for name, rate in rates.items() if rate]
     if config.decoder_type == "mask_transformer":
         rates = {"dropout": config.decoder_dropout_prob, "stochastic depth": config.decoder_drop_path_rate}
         drops += [f"{name} {rate:g} in the decoder" for name, rate in rates.items() if rate]
     items += [f"Regularisation: {', '.join(drops)}."] if drops else []
     if facts.lora_rank is not None:
         alpha = f", alpha {facts.lora_alpha:g}" if facts.lora_alpha is not None else ""
+        alpha += f", dropout {facts.lora_dropout:g}" if facts.lora_dropout else ""
         layers = ", ".join(map(inline_code, facts.lora_target_modules or ()))
         where = f" on {layers} of the encoder" if layers else ""
         items.append(f"Low-rank adapters (LoRA) of rank {facts.lora_rank}{alpha}{where}, merged into the weights.")
@@ -382,7 +421,9 @@ def _describe_loss(model: Trained, facts: TrainingFacts) -> list[str]:
 
 def _describe_run(facts: TrainingFacts) -> list[str]:
     items = [f"Precision: {escape(facts.precision)}."] if facts.precision is not None else []
-    items += [f"Seed: {facts.seed}."] if facts.seed is not None else []
+    seeds = [str(facts.seed)] if facts.seed is not None else []
+    seeds += [f"{facts.data_seed} of the order of the images"] if facts.data_seed is not None else []
+    items += [f"Seed: {', '.join(seeds)}."] if seeds else []
     parts = [escape(facts.hardware)] if facts.hardware is not None else []
     if facts.train_seconds is not None:
         last = " since it was last resumed" if facts.is_resumed else ""

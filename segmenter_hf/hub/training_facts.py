@@ -13,9 +13,13 @@ class TrainingFacts:
     Args:
         recipe (`str`, *optional*): Name of the recipe.
         recipe_title (`str`, *optional*): What it is, for readers.
+        recipe_changes (`Sequence[str]`, *optional*): What was done otherwise than it says.
         is_from_scratch (`bool`, *optional*): Whether all weights were new.
+        dataset_config_name (`str`, *optional*): The configuration of the dataset.
         split (`str`, *optional*): The split that was trained on.
-        num_images (`int`, *optional*): Its number of images.
+        num_images (`int`, *optional*): On how many of its images.
+        num_split_images (`int`, *optional*): How many it has.
+        held_out_share (`float`, *optional*): The share of it, before that, that was held out for evaluation.
         num_epochs (`float`, *optional*): Passes over them.
         num_steps (`int`, *optional*): Steps of the optimiser.
         per_device_batch_size (`int`, *optional*): Crops of a process in a forward pass.
@@ -39,9 +43,11 @@ class TrainingFacts:
         class_balance (`float`, *optional*): The loss of each class was weighted by its frequency to minus this power.
         lora_rank (`int`, *optional*): Rank of low-rank adapters, where those were trained and then merged.
         lora_alpha (`float`, *optional*): Their scale, times the rank.
+        lora_dropout (`float`, *optional*): Dropout of what they are applied to.
         lora_target_modules (`Sequence[str]`, *optional*): Layers of the encoder that had one.
         precision (`str`, *optional*): Such as `"float32"`, or `"bfloat16 autocast"`.
         seed (`int`, *optional*): Of weights, order and augmentation.
+        data_seed (`int`, *optional*): Of the order, where that has its own.
         hardware (`str`, *optional*): What it ran on.
         train_seconds (`float`, *optional*): How long.
         is_resumed (`bool`, *optional*): Whether it was interrupted, so that the time is that of the last part.
@@ -50,15 +56,20 @@ class TrainingFacts:
         train_loss (`float`, *optional*): Mean loss over the run.
         selected_by (`str`, *optional*): The figure on the evaluation split by which the saved weights were chosen
             among checkpoints; `None` where they are the last ones.
+        selected_step (`int`, *optional*): After how many steps these were saved.
         versions (`Mapping[str, str]`, *optional*): Version of each package.
         command (`str`, *optional*): What was run. The card leaves out what tells of the machine.
     """
 
     recipe: str | None = None
     recipe_title: str | None = None
+    recipe_changes: Sequence[str] | None = None
     is_from_scratch: bool | None = None
+    dataset_config_name: str | None = None
     split: str | None = None
     num_images: int | None = None
+    num_split_images: int | None = None
+    held_out_share: float | None = None
     num_epochs: float | None = None
     num_steps: int | None = None
     per_device_batch_size: int | None = None
@@ -82,15 +93,18 @@ class TrainingFacts:
     class_balance: float | None = None
     lora_rank: int | None = None
     lora_alpha: float | None = None
+    lora_dropout: float | None = None
     lora_target_modules: Sequence[str] | None = None
     precision: str | None = None
     seed: int | None = None
+    data_seed: int | None = None
     hardware: str | None = None
     train_seconds: float | None = None
     is_resumed: bool | None = None
     accepted_differences: Sequence[str] = ()
     train_loss: float | None = None
     selected_by: str | None = None
+    selected_step: int | None = None
     versions: Mapping[str, str] | None = None
     command: str | None = None
 

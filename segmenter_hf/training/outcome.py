@@ -14,7 +14,7 @@ from ..hub.push_trained import check_repository, push_trained, save_card
 from ..hub.trained_card import make_trained_card
 from ..hub.training_facts import TrainingFacts
 from .arguments import DataArguments, MethodArguments, ModelArguments, TrainingError
-from .recipes import Recipe
+from .recipes import Recipe, find_changes
 from .setup import TrainingSetup
 
 
@@ -72,6 +72,7 @@ def record(
             "name": data_args.dataset_name,
             "config_name": data_args.dataset_config_name,
             "split": data_args.validation_split,
+            "num_split_images": len(setup.data.split(data_args.validation_split)),
             "fingerprint": fingerprint(setup.eval_dataset, setup.data.image_column, setup.data.annotation_column),
         },
         ignore_index=model.config.semantic_loss_ignore_index,
@@ -109,35 +110,45 @@ def describe_training(
     warmup_steps: float,
     train_seconds: float,
     is_resumed: bool,
+    mixed_precision: str,
     train_loss: float | None = None,
     selected_by: str | None = None,
+    selected_step: int | None = None,
 ) -> TrainingFacts:
     """What the card says of the training; see [`TrainingFacts`]."""
     args, data_args, method_args = run.args, run.data_args, run.method_args
     crop_size = run.setup.image_processor.crop_size
     optimizer = str(getattr(args.optim, "value", args.optim))
-    settings = {"betas": [args.adam_beta1, args.adam_beta2], "eps": args.adam_epsilon} if "adam" in optimizer else {}
-    options = dict(option.split("=") for option in (args.optim_args or "").replace(" ", "").split(",") if option)
+    model, image_processor = run.setup.model, run.setup.image_processor
+    # On several devices in one process, that of all.
+    per_device = getattr(args, "train_batch_size", args.per_device_train_batch_size)
+    batch_size = per_device * args.gradient_accumulation_steps * run.num_processes
+    precision = {"bf16": "bfloat16 autocast", "fp16": "float16 autocast"}.get(mixed_precision, "float32")
     lora = {}
     if method_args.use_peft:
         lora = {
             "lora_rank": method_args.lora_r,
             "lora_alpha": method_args.lora_alpha,
+            "lora_dropout": method_args.lora_dropout,
             "lora_target_modules": method_args.lora_target_modules,
         }
     return TrainingFacts(
         recipe=run.recipe.name,
         recipe_title=run.recipe.title,
+        recipe_changes=find_changes(run.recipe, args, image_processor, model.config, batch_size),
         is_from_scratch=run.model_args.model_name_or_path is None,
+        dataset_config_name=data_args.dataset_config_name,
         split=data_args.train_split,
         num_images=len(run.setup.train_dataset),
+        num_split_images=len(run.setup.data.split(data_args.train_split)),
+        held_out_share=run.setup.data.held_out_share,
         num_epochs=num_epochs,
         num_steps=num_steps,
-        per_device_batch_size=args.per_device_train_batch_size,
+        per_device_batch_size=per_device,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         num_processes=run.num_processes,
         optimizer=optimizer,
-        optimizer_settings={**settings, **options},
+        optimizer_settings=describe_optimizer(args),
         learning_rate=args.learning_rate,
         weight_decay=args.weight_decay,
         max_grad_norm=args.max_grad_norm,
@@ -152,17 +163,33 @@ def describe_training(
         horizontal_flip=True,
         photometric_distortion=data_args.photometric_distortion,
         class_balance=method_args.class_balance or None,
-        precision="float32" if run.autocast_dtype is None else f"{str(run.autocast_dtype)[6:]} autocast",
+        precision=precision,
         seed=args.seed,
+        data_seed=getattr(args, "data_seed", None),
         hardware=describe_device(torch.device(run.device)),
         train_seconds=train_seconds,
         is_resumed=is_resumed,
         train_loss=train_loss,
         selected_by=selected_by,
+        selected_step=selected_step,
         versions={"torch": torch.__version__},
         command=describe_command(),
         **lora,
     )
+
+
+def describe_optimizer(args: Any) -> dict[str, Any]:
+    """What a run's optimiser has of the settings that are given, beside learning rate and weight decay."""
+    name = str(getattr(args.optim, "value", args.optim))
+    settings = {}
+    if "adam" in name or "lion" in name:
+        settings["betas"] = [args.adam_beta1, args.adam_beta2]
+    if "adam" in name:
+        settings["eps"] = args.adam_epsilon
+    # Those of PyTorch that go by the name of adamw, and adafactor, read none.
+    if not name.startswith("adamw_torch") and name != "adafactor":
+        settings |= dict(option.split("=") for option in (args.optim_args or "").replace(" ", "").split(",") if option)
+    return settings
 
 
 def choose_repository(args: Any) -> str | None:

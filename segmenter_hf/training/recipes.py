@@ -6,11 +6,14 @@ batch, learning rate and sizes, segm/train.py for the rest. Its optimiser `sgd` 
 """
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..configuration_segmenter import SegmenterConfig
 from ..data.labels import LABEL_SETS, load_label_set
+from ..image_processing_pil_segmenter import SegmenterImageProcessingMixin
 
 
 logger = logging.getLogger(__name__)
@@ -149,4 +152,66 @@ def describe_other_batch(recipe: Recipe, batch_size: int, learning_rate: float) 
     )
 
 
-__all__ = ["RECIPES", "Recipe", "announce", "choose_recipe", "describe_other_batch"]
+# What cards call the values of a recipe.
+WORDS = {
+    "num_train_epochs": "length",
+    "optim": "optimiser",
+    "optim_args": "optimiser",
+    "adam_beta2": "optimiser",
+    "learning_rate": "learning rate",
+    "weight_decay": "weight decay",
+    "lr_scheduler_type": "schedule",
+    "lr_scheduler_kwargs": "schedule",
+    "warmup_steps": "warm-up",
+    "max_grad_norm": "clipping of gradients",
+    "short_side": "size of images",
+    "long_side": "size of images",
+    "crop": "size of crops",
+    "window_stride": "distance of windows",
+    "do_reduce_labels": "label 0",
+    "drop_path_rate": "stochastic depth",
+    "decoder_dropout_prob": "dropout",
+}
+
+
+def find_changes(
+    recipe: Recipe, args: Any, image_processor: SegmenterImageProcessingMixin, config: SegmenterConfig, batch_size: int
+) -> list[str]:
+    """
+    What a run has done otherwise than its recipe, in the words of `WORDS`.
+
+    Args:
+        recipe ([`Recipe`]): The recipe.
+        args (`TrainingArguments` or `AccelerateArguments`): The script's own arguments.
+        image_processor ([`SegmenterImageProcessor`]), config ([`SegmenterConfig`]): What the run trains with.
+        batch_size (`int`): Crops of one step.
+    """
+    used = {name: getattr(args, name, None) for name in recipe.training}
+    if "warmup_steps" in used and hasattr(args, "num_warmup_steps"):
+        used["warmup_steps"] = args.num_warmup_steps
+    if (getattr(args, "max_steps", None) or getattr(args, "max_train_steps", None) or 0) > 0:
+        used["num_train_epochs"] = None
+    size, crop = image_processor.size, image_processor.crop_size
+    used |= {
+        "short_side": size.shortest_edge,
+        "long_side": size.longest_edge,
+        "crop": crop.height if crop.height == crop.width else None,
+        "window_stride": image_processor.window_stride,
+        "do_reduce_labels": image_processor.do_reduce_labels,
+        **{name: getattr(config, name) for name in recipe.model},
+    }
+    if config.decoder_type == "linear":
+        used["decoder_dropout_prob"] = recipe.model.get("decoder_dropout_prob")
+    expected = {**recipe.training, **recipe.data, **recipe.model}
+    changed = [WORDS[name] for name, value in expected.items() if not _is_same(used[name], value)]
+    return list(dict.fromkeys([*changed, *(["batch"] if batch_size != recipe.batch_size else [])]))
+
+
+def _is_same(used: Any, value: Any) -> bool:
+    used = getattr(used, "value", used)
+    if type(used) in (int, float) and type(value) in (int, float):
+        return math.isclose(used, value)
+    return used == value
+
+
+__all__ = ["RECIPES", "Recipe", "announce", "choose_recipe", "describe_other_batch", "find_changes"]

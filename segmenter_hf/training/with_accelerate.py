@@ -402,6 +402,7 @@ def train(
             warmup_steps=args.num_warmup_steps,
             train_seconds=train_seconds,
             is_resumed=checkpoint is not None,
+            mixed_precision=accelerator.mixed_precision,
         )
         record(run, loop.unwrapped_model, loop.last_evaluation, facts, repo_id)
         if repo_id is not None:

@@ -1,5 +1,6 @@
 """A training run with transformers' `Trainer`."""
 
+import dataclasses
 import logging
 
 import transformers
@@ -101,6 +102,8 @@ def train(
             # Checkpoints are weights too, which others may go on from before the card is written.
             setup.start.save_documents(training_args.output_dir)
         result = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+        # Without an evaluation there is no best checkpoint, and the last one it is.
+        is_selected = training_args.load_best_model_at_end and trainer.state.best_model_checkpoint is not None
         facts = describe_training(
             run,
             num_steps=trainer.state.global_step,
@@ -108,10 +111,14 @@ def train(
             warmup_steps=training_args.warmup_steps,
             train_seconds=result.metrics["train_runtime"],
             is_resumed=checkpoint is not None,
+            mixed_precision=trainer.accelerator.mixed_precision,
             # Of a resumed run, it is that of the last part over all steps.
             train_loss=result.metrics["train_loss"] if checkpoint is None else None,
-            selected_by=training_args.metric_for_best_model if training_args.load_best_model_at_end else None,
+            selected_by=training_args.metric_for_best_model if is_selected else None,
+            selected_step=trainer.state.best_global_step if is_selected else None,
         )
+        # Less than was asked for, where --auto_find_batch_size has made it so.
+        facts = dataclasses.replace(facts, per_device_batch_size=trainer._train_batch_size)
         if method_args.use_peft:
             trainer.model = trainer.model_wrapped = trainer.model.merge_and_unload()
         save_model(trainer)

@@ -418,6 +418,11 @@ def test_validation_split_of_the_training_split(tmp_path):
     assert set(load()) == {"train"}
     # A split of its own is taken as it is.
     assert load("both", train_val_split=0.34) == load("both")
+    shares = [
+        load_segmentation_data(tmp_path / name, labels="camvid", train_val_split=0.34).held_out_share
+        for name in ("one", "both")
+    ]
+    assert shares == [0.34, None]
 
 
 def test_validation_split_of_a_training_split_with_another_name(tmp_path):

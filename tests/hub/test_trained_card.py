@@ -26,8 +26,12 @@ TOKEN = "hf_" + "aB3" * 11
 FACTS = TrainingFacts(
     recipe="finetune",
     recipe_title="fine-tuning on a data set of one's own",
+    recipe_changes=["learning rate", "batch"],
+    dataset_config_name="small",
     split="train",
     num_images=367,
+    num_split_images=400,
+    held_out_share=0.15,
     num_epochs=106.5,
     num_steps=4900,
     per_device_batch_size=4,
@@ -51,15 +55,18 @@ FACTS = TrainingFacts(
     class_balance=0.5,
     lora_rank=16,
     lora_alpha=32,
+    lora_dropout=0.1,
     lora_target_modules=["q_proj", "v_proj"],
     precision="bfloat16 autocast",
     seed=3,
+    data_seed=4,
     hardware="2 CPU cores",
     train_seconds=5520.0,
     is_resumed=True,
     accepted_differences=["from step 120 on: learning_rate 1e-4 -> 1e-5"],
     train_loss=0.4123,
     selected_by="mean_iou",
+    selected_step=3000,
     versions={"torch": "2.14.0"},
     command="python scripts/run_semantic_segmentation.py --output_dir outputs/model",
 )
@@ -364,19 +371,22 @@ def test_training_is_told(model, single):
     check_tidy(card.text)
     words = " ".join(section(card, "Training").split())
     for fact in (
-        "Recipe: `finetune`, fine-tuning on a data set of one's own.",
-        "Data: [`lab/scenes`](https://huggingface.co/datasets/lab/scenes), split `train`, 367 images.",
-        "Length: 4,900 steps, or 106.5 epochs.",
-        "Batch: 24 crops a step (4 on a device x 3 accumulated x 2 processes).",
+        "Recipe: `finetune`, fine-tuning on a data set of one's own, but for learning rate, batch.",
+        "Data: [`lab/scenes`](https://huggingface.co/datasets/lab/scenes), configuration `small`, split `train`, 367 "
+        "of its 400 images, after 15 percent were held out for evaluation, drawn with seed 3.",
+        "Length: 4,900 steps, or 106.5 epochs; the saved weights are those after step 3,000.",
+        "Batch: 24 crops a step (4 on a device x 3 accumulated x 2 processes), or what is left at the end of an "
+        "epoch.",
         "`adamw_torch` (betas `[0.9, 0.99]`, eps 1e-8, nesterov `true`, steps 160000), learning rate 0.0008, weight "
         "decay 0.05, gradients clipped at norm 1.",
-        "Schedule: `polynomial` (power 0.9), 5 percent of all steps of warm-up.",
+        "Schedule: `polynomial` (power 0.9), 245 steps of warm-up.",
         "random scale from 0.5 to 2, random crops of 24 x 32 pixels (height x width), drawn again where one class "
         "covers 75 percent, horizontal flips, photometric distortion.",
         "ignores label 255, with each class weighted by its frequency to the power of -0.5.",
-        "Low-rank adapters (LoRA) of rank 16, alpha 32 on `q_proj`, `v_proj` of the encoder, merged into the weights.",
+        "Low-rank adapters (LoRA) of rank 16, alpha 32, dropout 0.1 on `q_proj`, `v_proj` of the encoder, merged into "
+        "the weights.",
         "Precision: bfloat16 autocast.",
-        "Seed: 3.",
+        "Seed: 3, 4 of the order of the images.",
         "Hardware and time: 2 CPU cores, 92 min since it was last resumed.",
         "Mean training loss: 0.4123.",
         "Versions: torch 2.14.0.",
@@ -423,6 +433,49 @@ def test_settings_that_are_off(model):
     config = tiny_config(drop_path_rate=0.1, decoder_dropout_prob=0.2)
     words = words_of(make_trained_card(config, IMAGE_PROCESSOR, training=facts))
     assert "stochastic depth of up to 0.1 in the encoder, dropout 0.2 in the decoder." in words
+
+
+@pytest.mark.parametrize(
+    ("facts", "text"),
+    [
+        ({"lr_scheduler": "constant", "warmup_steps": 10, "lr_scheduler_settings": {"power": 2}}, "`constant`."),
+        ({"lr_scheduler": "constant_with_warmup", "warmup_steps": 10, "lr_scheduler_settings": {"power": 2}},
+         "`constant_with_warmup`, 10 steps of warm-up."),
+        ({"lr_scheduler": "cosine", "warmup_steps": 0.051, "num_steps": 100}, "`cosine`, 6 steps of warm-up."),
+        ({"lr_scheduler": "cosine", "warmup_steps": 0.05}, "`cosine`, 5 percent of all steps of warm-up."),
+        ({"lr_scheduler": "cosine", "warmup_steps": 300, "num_steps": 100},
+         "`cosine`, 300 steps of warm-up, which ended before its learning rate was reached."),
+    ],
+)  # fmt: skip
+def test_warm_up_is_told_as_it_was(facts, text, model):
+    words = words_of(make_trained_card(model.config, IMAGE_PROCESSOR, training=TrainingFacts(**facts)))
+    assert f"- Schedule: {text} " in words
+
+
+def test_what_was_left_out_is_told(model, single):
+    """Of images in training and evaluation, and of crops in batches."""
+    facts = TrainingFacts(split="train", num_images=48, num_split_images=48, per_device_batch_size=8,
+                          gradient_accumulation_steps=1, num_processes=1)  # fmt: skip
+    part = single | {"dataset": single["dataset"] | {"num_split_images": 101}}
+    words = words_of(
+        make_trained_card(model.config, IMAGE_PROCESSOR, [part], training=facts, dataset_name="lab/scenes")
+    )
+    assert (
+        "split `train`, 48 images." in words and "8 crops a step (8 on a device x 1 accumulated x 1 process)." in words
+    )
+    assert "Mean IoU on `data`, split `validation` (2 of its 101 images): **" in words
+    whole = single | {"dataset": single["dataset"] | {"num_split_images": 2}}
+    assert "of its" not in words_of(make_trained_card(model.config, IMAGE_PROCESSOR, [whole]))
+
+
+def test_loss_and_dropout_are_those_of_the_model():
+    config = tiny_config(
+        id2label={0: "background", 1: "cell"}, num_labels=1, decoder_type="linear", hidden_dropout_prob=0.2,
+        attention_probs_dropout_prob=0.3,
+    )  # fmt: skip
+    words = words_of(make_trained_card(config, IMAGE_PROCESSOR, training=TrainingFacts()))
+    assert "Loss: pixel-wise binary cross entropy that ignores label 255." in words
+    assert "Regularisation: dropout 0.2 in the encoder, dropout of attention 0.3 in the encoder." in words
 
 
 def test_names_of_users_cannot_change_the_card(single):
