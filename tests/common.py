@@ -89,6 +89,42 @@ def run_in_child(function: Callable[[], object]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def encode_tiff(
+    values: np.ndarray, photometric: int = 2, extra_samples: tuple[int, ...] = (), byte_order: str = "<", **tags: int
+) -> bytes:
+    """
+    `(height, width, bands)` of 8 or 16 bits, or floats, as TIFF without compression. PIL writes neither several bands
+    of 16 bits nor more than four; `photometric` is 1 for grey, 2 for RGB, 5 for CMYK; `extra_samples` says of each
+    further band what it is, 0 for anything. Other tags by their number, such as `_274=6` for the orientation.
+    """
+    height, width, bands = values.shape
+    kind = values.dtype.kind
+    entries = {
+        **{256: [width], 257: [height], 258: [8 * values.dtype.itemsize] * bands, 259: [1], 262: [photometric]},
+        **{273: [0], 277: [bands], 278: [height], 279: [values.nbytes], 284: [1], 338: list(extra_samples)},
+        339: [{"u": 1, "i": 2, "f": 3}[kind]] * bands,
+        **{int(name[1:]): [value] for name, value in tags.items()},
+    }
+    entries = {tag: numbers for tag, numbers in sorted(entries.items()) if numbers}
+    position = 8 + 2 + 12 * len(entries) + 4
+    # What does not fit into an entry comes behind all of them, and the pixels last.
+    behind, offsets = b"", {}
+    for tag, numbers in entries.items():
+        if len(numbers) > 2:
+            offsets[tag] = position + len(behind)
+            behind += struct.pack(f"{byte_order}{len(numbers)}H", *numbers)
+    entries[273] = [position + len(behind)]
+    header = {"<": b"II", ">": b"MM"}[byte_order] + struct.pack(f"{byte_order}HIH", 42, 8, len(entries))
+    for tag, numbers in entries.items():
+        is_long = tag in (273, 279)
+        content = struct.pack(f"{byte_order}{len(numbers)}{'I' if is_long else 'H'}", *numbers)
+        if tag in offsets:
+            content = struct.pack(f"{byte_order}I", offsets[tag])
+        header += struct.pack(f"{byte_order}HHI", tag, 4 if is_long else 3, len(numbers)) + content.ljust(4, b"\0")
+    pixels = values.astype(values.dtype.newbyteorder(byte_order)).tobytes()
+    return header + bytes(4) + behind + pixels
+
+
 def run_python(
     code: str, *arguments, cwd: Path, with_package: bool = True, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess:

@@ -7,18 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import fsspec
+import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageOps, PngImagePlugin, UnidentifiedImageError
 from PIL.ExifTags import Base as ExifTag
 
 from ..inputs import irregular_kind
+from .bands import PNG_SIGNATURE, count_frames, read_bands
 
 
 # EXIF orientations that exchange width and height.
 TURNED = (5, 6, 7, 8)
 # What the part of a PNG file begins with that has an orientation; it may come behind the pixels.
 PNG_EXIF = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type exif")
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Chunks of PNG files with texts and colour profiles, for which Pillow refuses files beyond a size.
 PNG_TEXTS = (b"iCCP", b"iTXt", b"tEXt", b"zTXt")
 
@@ -38,7 +39,8 @@ class ImageFile:
         orientation (`int`): How EXIF says that stored pixels are to be turned, from 1 (not at all) to 8.
         file_format (`str`): Such as `"PNG"`.
         num_frames (`int`): More than 1 for animations and the like, of which only the first is read.
-        pixels (`PIL.Image.Image`, *optional*): The upright image, in the mode that the file has, if it was read.
+        pixels (`PIL.Image.Image` or `np.ndarray`, *optional*): The upright image, in the mode that the file has, if it
+            was read; an array `(height, width, bands)` where Pillow does not have all of it.
     """
 
     height: int
@@ -46,10 +48,10 @@ class ImageFile:
     orientation: int
     file_format: str
     num_frames: int
-    pixels: PILImage.Image | None = None
+    pixels: PILImage.Image | np.ndarray | None = None
 
 
-def read_image_file(source: bytes | str | Path, with_pixels: bool = True) -> ImageFile:
+def read_image_file(source: bytes | str | Path, with_pixels: bool = True, all_bands: bool = False) -> ImageFile:
     """
     Reads an image file, or only what it says before the pixels.
 
@@ -57,6 +59,8 @@ def read_image_file(source: bytes | str | Path, with_pixels: bool = True) -> Ima
         source (`bytes`, `str` or `Path`): The file's content, or its path, which may be in an archive or elsewhere, as
             `datasets` writes it: `zip://masks/0.png::train.zip`.
         with_pixels (`bool`, *optional*, defaults to `True`): Whether to read the pixels.
+        all_bands (`bool`, *optional*, defaults to `False`): Whether to read, as an array, what Pillow drops: the lower
+            8 of 16 bits of several channels, and bands of TIFF files.
 
     Raises:
         UnreadableImageError: if it is missing, broken, too large, or no image file.
@@ -66,8 +70,13 @@ def read_image_file(source: bytes | str | Path, with_pixels: bool = True) -> Ima
         if not content:
             raise UnreadableImageError("it is empty")
         content = _without_large_texts(content)
+        bands = read_bands(content) if all_bands else None
+        if bands is not None:
+            height, width = bands.pixels.shape[:2]
+            file_format = "PNG" if content.startswith(PNG_SIGNATURE) else "TIFF"
+            return ImageFile(height, width, bands.orientation, file_format, bands.num_frames, bands.pixels)
         with PILImage.open(io.BytesIO(content)) as image:
-            file_format, num_frames = image.format, getattr(image, "n_frames", 1)
+            file_format, num_frames = image.format, count_frames(image, content)
             # To look for an orientation that may come behind them, Pillow would decode the pixels.
             has_exif = file_format != "PNG" or any(mark in content for mark in PNG_EXIF)
             orientation = image.getexif().get(ExifTag.Orientation) if has_exif else None
