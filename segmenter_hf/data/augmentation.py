@@ -110,7 +110,8 @@ class RandomCropOfClasses(v2.Transform):
 class PhotometricDistortion(v2.Transform):
     """
     Each with probability 0.5: brightness shifted by up to 32 of 255, contrast and saturation times 0.5 to 1.5, hue
-    turned by up to 18 of 180; contrast, as likely, before or after the colours.
+    turned by up to 18 of 180; contrast, as likely, before or after the colours. Brightness and contrast change all
+    bands alike. Saturation and hue, which are of colours, leave images of other than three bands as they are.
 
     Contrast multiplies all values, as MMSegmentation's does, which torchvision calls brightness. Saturation is
     torchvision's, which mixes with grey, where MMSegmentation scales the S of HSV. Images are floats from 0 to 1.
@@ -134,12 +135,14 @@ class PhotometricDistortion(v2.Transform):
     def transform(self, inpt, params: dict):
         operations = {
             "brightness": lambda image, shift: tv_tensors.wrap((image + shift).clamp(0, 1), like=image),
-            "contrast": F.adjust_brightness,
+            # As `F.adjust_brightness`, which is for one or three bands.
+            "contrast": lambda image, factor: tv_tensors.wrap((image * factor).clamp(0, 1), like=image),
             "saturation": F.adjust_saturation,
             "hue": F.adjust_hue,
         }
         for name, strength in params["steps"]:
-            inpt = operations[name](inpt, strength)
+            if name not in ("saturation", "hue") or inpt.shape[-3] == 3:
+                inpt = operations[name](inpt, strength)
         return inpt
 
 
@@ -187,22 +190,25 @@ class SegmentationAugmentation:
     def __call__(self, image, annotation) -> dict[str, torch.Tensor]:
         """
         Args:
-            image (`PIL.Image.Image`): Any mode; converted to RGB.
+            image (`PIL.Image.Image` or `np.ndarray`): As the image processor takes it. Unless that has
+                `do_convert_rgb=False`, it is converted to RGB.
             annotation (`PIL.Image.Image`): Its label map, of the same size.
 
         Returns:
-            `pixel_values` of shape `(3, crop_height, crop_width)`, float32 and normalised, 0 where there is padding;
-            and `labels` of shape `(crop_height, crop_width)`, int64, 255 where they are padded or unlabelled.
+            `pixel_values` of shape `(num_channels, crop_height, crop_width)`, float32 and normalised, 0 where there is
+            padding; and `labels` of shape `(crop_height, crop_width)`, int64, 255 where they are padded or unlabelled.
 
         Raises:
             ValueError: if the label map does not have one label for each pixel.
         """
         processor = self.image_processor
-        image = processor.process_image(image, do_convert_rgb=True)
+        image = processor.process_image(image, do_convert_rgb=processor.do_convert_rgb)
         labels = processor.process_segmentation_maps([annotation], [image], processor.do_reduce_labels)[0]
-        if image.dtype != torch.uint8:
-            # Floats, of 32-bit files, which the image processor takes to be in the range of bytes too.
-            image = image.round().clamp(0, 255).to(torch.uint8)
+        # The range of bytes; that of floats without `do_rescale` is 0 to 1.
+        limit = 255
+        if image.is_floating_point():
+            limit = 255 if processor.do_rescale else 1
+            image = image / limit
         # Bytes, where they do, are several times as fast.
         fits = 0 <= labels.min() and labels.max() <= 255
         image, labels = tv_tensors.Image(image), tv_tensors.Mask(labels.to(torch.uint8) if fits else labels)
@@ -216,7 +222,7 @@ class SegmentationAugmentation:
         pixel_values = image.as_subclass(torch.Tensor)
         # Back to the range of bytes only where another factor than 1 / 255 follows.
         if not processor.do_rescale:
-            pixel_values = pixel_values * 255
+            pixel_values = pixel_values * limit
         elif processor.rescale_factor != 1 / 255:
             pixel_values = pixel_values * (255 * processor.rescale_factor)
         if processor.do_normalize:

@@ -1,5 +1,6 @@
 """
-Checks of label maps before training, which find what would otherwise fail in the middle of it, or teach nonsense.
+Checks of label maps and images before training, which find what would otherwise fail in the middle of it, or teach
+nonsense.
 """
 
 import logging
@@ -10,16 +11,21 @@ import numpy as np
 from datasets import Dataset, Image
 from tqdm.auto import tqdm
 
-from ..image_processing_pil_segmenter import IGNORE_INDEX
+from ..image_processing_pil_segmenter import (
+    IGNORE_INDEX,
+    SegmenterImageProcessingMixin,
+    SegmenterImageProcessorPil,
+)
 from .examples import ExampleFile, require_length, row_name
 from .findings import Finding, FindingCollector
+from .image_findings import ImageFindingCollector
 
 
 logger = logging.getLogger(__name__)
 
 
 class LabelError(ValueError):
-    """Label maps that cannot be trained on."""
+    """Label maps or images that cannot be trained on."""
 
 
 @dataclass
@@ -77,13 +83,14 @@ def check_splits(
     annotation_column: str = "annotation",
     ignore_index: int = 255,
     do_reduce_labels: bool = False,
+    image_processor: SegmenterImageProcessingMixin | None = None,
     sample_size: int | None = 200,
     seed: int = 0,
     show_progress: bool = False,
 ) -> dict[str, LabelReport]:
     """
-    What a training script does before anything else: checks the label maps of its splits, logs the shares of the
-    labels in each and what may be wrong, and refuses what is.
+    What a training script does before anything else: checks the label maps and images of its splits, logs the shares
+    of the labels in each and what may be wrong, and refuses what is.
 
     Args:
         splits (`Mapping[str, Dataset]`): Name to split, such as `{"train": ..., "validation": ...}`.
@@ -109,6 +116,7 @@ def check_splits(
             annotation_column=annotation_column,
             ignore_index=ignore_index,
             do_reduce_labels=do_reduce_labels,
+            image_processor=image_processor,
             id2label=id2label,
             sample_size=sample_size,
             seed=seed,
@@ -138,6 +146,7 @@ def check_labels(
     annotation_column: str = "annotation",
     ignore_index: int = 255,
     do_reduce_labels: bool = False,
+    image_processor: SegmenterImageProcessingMixin | None = None,
     id2label: dict[int, str] | None = None,
     sample_size: int | None = 200,
     seed: int = 0,
@@ -145,7 +154,7 @@ def check_labels(
     show_progress: bool = False,
 ) -> LabelReport:
     """
-    Looks at the label maps of a split as training would read them. Memory does not grow with the split.
+    Looks at the label maps and images of a split as training would read them. Memory does not grow with the split.
 
     Args:
         dataset (`Dataset`): The split, with columns of the type `Image`, decoded or not.
@@ -156,6 +165,8 @@ def check_labels(
         ignore_index (`int`, *optional*, defaults to 255): Label of pixels that have none.
         do_reduce_labels (`bool`, *optional*, defaults to `False`): Whether 0 means unlabelled and the rest minus 1 is
             the label, as for the image processor.
+        image_processor ([`SegmenterImageProcessor`], *optional*): What images are read by, which decides on the bands
+            and values that they must have. Default: one with the defaults.
         id2label (`dict[int, str]`, *optional*): The names of labels, for messages.
         sample_size (`int`, *optional*, defaults to 200): How many label maps to look at; `None` for all.
         seed (`int`, *optional*, defaults to 0): Draws which: the same ones each time.
@@ -193,6 +204,7 @@ def check_labels(
     if sample_size is not None and sample_size < len(dataset):
         rows = np.sort(np.random.default_rng(seed).choice(len(dataset), sample_size, replace=False))
     collector = FindingCollector(max(2, num_labels), ignore_index, do_reduce_labels)
+    images = ImageFindingCollector(image_processor or SegmenterImageProcessorPil())
     encoded = dataset.with_format(None).select_columns([image_column, annotation_column])
     for column in (image_column, annotation_column):
         encoded = encoded.cast_column(column, Image(decode=False))
@@ -203,8 +215,10 @@ def check_labels(
             ExampleFile(example[column], row_name(encoded, int(row), split))
             for column in (image_column, annotation_column)
         )
-        collector.add(image, annotation)
-    findings = collector.conclude(id2label or {}, len(rows), len(dataset))
+        image_file = collector.add(image, annotation)
+        if image_file is not None:
+            images.add(image.name, image_file)
+    findings = collector.conclude(id2label or {}, len(rows), len(dataset)) + images.conclude()
     findings.sort(key=lambda finding: not finding.is_error)
     return LabelReport(split, len(rows), len(dataset), collector.pixel_counts, int(collector.num_ignored), findings)
 

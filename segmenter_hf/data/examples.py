@@ -64,16 +64,16 @@ class ExampleFile:
         self.name = row if path is None else path if content is None else f"{row} ({path})"
         self.source = path if content is None else content
 
-    def read(self, with_pixels: bool) -> ImageFile:
+    def read(self, with_pixels: bool, all_bands: bool = False) -> ImageFile:
         if self.source is None:
             raise UnreadableImageError("there is none")
-        return read_image_file(self.source, with_pixels)
+        return read_image_file(self.source, with_pixels, all_bands)
 
 
 class ExampleReader:
     """
     Reads examples by their number. The image files of a `datasets.Dataset` are decoded as `datasets` does, but from
-    regular files only, and whatever texts they hold.
+    regular files only, whatever texts they hold, and images with all bits and bands.
 
     Args:
         examples (`Sequence[dict]`): Of images and label maps, such as a `datasets.Dataset`.
@@ -111,7 +111,8 @@ class ExampleReader:
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         """
         An image, unless those are left out, and its label map: PIL images, upright and in the modes of their files, or
-        what the examples hold in their place.
+        what the examples hold in their place; for images of which Pillow does not have all, arrays `(height, width,
+        bands)`.
 
         Raises:
             UnreadableImageError: if a file cannot be read, for whatever reason.
@@ -122,12 +123,13 @@ class ExampleReader:
     def _decode(self, example: dict[str, Any], column: str) -> Any:
         if column not in self.modes:
             return example[column]
+        mode = self.modes[column]
+        all_bands = self.columns[column] == "image" and mode is None
         try:
-            image = ExampleFile(example[column], "").read(with_pixels=True).pixels
+            image = ExampleFile(example[column], "").read(with_pixels=True, all_bands=all_bands).pixels
         except UnreadableImageError as error:
             raise UnreadableImageError(f"the {self.columns[column]} cannot be read: {error}") from error
-        mode = self.modes[column]
-        return image if mode in (None, image.mode) else image.convert(mode)
+        return image if mode is None or mode == image.mode else image.convert(mode)
 
     def describe(self, index: int) -> str:
         """The files of an example, or where they are embedded; empty if nothing is known of them."""

@@ -32,7 +32,8 @@ class Finding:
 
     Args:
         kind (`str`): `"unreadable"`, `"size"`, `"exif"`, `"channels"`, `"frames"`, `"jpeg"`, `"fractions"`,
-            `"values"`, `"binary"`, `"palette"`, `"reduction"`, `"only_ignored"`, `"ignored_label"` or `"never_seen"`.
+            `"values"`, `"binary"`, `"palette"`, `"reduction"`, `"only_ignored"`, `"ignored_label"` or `"never_seen"`;
+            of images also `"bands"`, `"range"`, `"depth"` or `"dark"`.
         is_error (`bool`): Whether training cannot work with it; otherwise it may be right.
         problem (`str`): What was found, with values and sizes, and what was expected.
         remedy (`str`): What to do.
@@ -93,11 +94,12 @@ class FindingCollector:
         # The colour of each label in the first palette that has it, and the file of that.
         self.colours: dict[int, tuple[tuple[int, ...], str]] = {}
 
-    def add(self, image_source: ExampleFile, annotation_source: ExampleFile):
-        image = self._read(image_source, "Images")
+    def add(self, image_source: ExampleFile, annotation_source: ExampleFile) -> ImageFile | None:
+        """Considers a label map, and returns its image, if that can be read."""
+        image = self._read(image_source, "Images", all_bands=True)
         annotation = self._read(annotation_source, "Label maps")
         if annotation is None:
-            return
+            return image
         name = annotation_source.name
         if image is not None:
             self._compare_sizes(name, image, annotation)
@@ -113,10 +115,11 @@ class FindingCollector:
             self._add_channels(name, annotation, values)
         else:
             self._add_values(name, annotation, values)
+        return image
 
-    def _read(self, source: ExampleFile, what: str) -> ImageFile | None:
+    def _read(self, source: ExampleFile, what: str, all_bands: bool = False) -> ImageFile | None:
         try:
-            return source.read(with_pixels=True)
+            return source.read(with_pixels=True, all_bands=all_bands)
         except UnreadableImageError as error:
             problem = f"{what} cannot be read."
             self._find("unreadable", problem, "Replace or remove them.", f"{source.name} ({error})")

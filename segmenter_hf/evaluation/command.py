@@ -63,6 +63,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             annotation_column=data.annotation_column,
             ignore_index=model.config.semantic_loss_ignore_index,
             do_reduce_labels=image_processor.do_reduce_labels,
+            image_processor=image_processor,
         )
         # What cannot be read or written should fail now, not after the work.
         data_fingerprint = None

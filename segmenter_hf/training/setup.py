@@ -121,6 +121,7 @@ def _prepare(
             image_column=data.image_column,
             annotation_column=data.annotation_column,
             do_reduce_labels=image_processor.do_reduce_labels,
+            image_processor=image_processor,
             sample_size=None if data_args.check_all_labels else NUM_CHECKED,
         )
         model = make_model(model_args, recipe, checkpoint, image_processor, data.id2label)

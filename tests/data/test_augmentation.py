@@ -87,6 +87,62 @@ def test_small_crops_are_normalised_and_scaled_as_the_image_processor_does():
         assert any(torch.allclose(found, each, atol=1e-4 * each.abs().max()) for each in (expected, flipped))
 
 
+def random_image(kind: str, height: int = 30, width: int = 40):
+    """An image, and the settings of an image processor that it needs."""
+    generator = np.random.default_rng(0)
+    if kind.endswith("bands"):
+        number = int(kind[0])
+        values = generator.integers(0, 4096, (height, width, number), dtype=np.uint16)
+        settings = {"image_mean": [0.1 * (1 + band) for band in range(number)], "image_std": [0.3] * number}
+        return values, {"do_convert_rgb": False, "max_value": 4095, **settings}
+    if kind.startswith("F"):
+        values = generator.random((height, width), dtype=np.float32)
+        is_scaled = kind == "F of 0 to 255"
+        return Image.fromarray(values * (255 if is_scaled else 1)), {"do_rescale": is_scaled}
+    if kind == "I;16":
+        return Image.fromarray(generator.integers(0, 1024, (height, width), dtype=np.uint16)), {"max_value": 1023}
+    number = {"L": 1, "LA": 2, "RGBA": 4, "CMYK": 4}[kind]
+    values = generator.integers(0, 256, (height, width, number), dtype=np.uint8)
+    image = Image.fromarray(values if number > 1 else values[..., 0], mode=kind)
+    means = {"image_mean": [0.2 * (1 + band) for band in range(number)], "image_std": [0.3] * number}
+    return image, {"do_convert_rgb": False, **means}
+
+
+@pytest.mark.filterwarnings("ignore:'mode' parameter")
+@pytest.mark.parametrize(
+    "kind", ["L", "LA", "RGBA", "CMYK", "I;16", "F of 0 to 255", "F of 0 to 1", "4 bands", "6 bands"]
+)
+@pytest.mark.parametrize("photometric_distortion", [False, True])
+def test_all_types_and_bands_are_what_inference_sees(kind, photometric_distortion):
+    image, settings = random_image(kind)
+    labels = Image.fromarray(np.full((30, 40), 3, dtype=np.uint8))
+    augmentation = make_augmentation(
+        (1.0, 1.0), (30, 40), photometric_distortion=photometric_distortion, do_resize=False, **settings
+    )
+    expected = augmentation.image_processor(image, do_split_image=False)["pixel_values"][0]
+    torch.manual_seed(0)
+    samples = [augmentation(image, labels)["pixel_values"] for _ in range(12)]
+    assert {sample.shape for sample in samples} == {expected.shape}
+    # One in eight is not distorted.
+    equal = [
+        any(torch.allclose(sample, each, atol=1e-4) for each in (expected, expected.flip(-1))) for sample in samples
+    ]
+    assert any(equal)
+    assert all(equal) is not photometric_distortion
+
+
+@pytest.mark.parametrize("bands", [1, 2, 4, 7])
+def test_other_bands_than_three_keep_their_proportions(bands):
+    """Where no value is clipped: brightness adds the same to all of them, contrast multiplies."""
+    image = tv_tensors.Image(torch.linspace(0.3, 0.6, bands).reshape(-1, 1, 1).expand(-1, 4, 4))
+    for steps, expected in (
+        ([("saturation", 0.0), ("hue", 0.1)], image),
+        ([("brightness", 0.1), ("hue", 0.1), ("contrast", 1.4)], (image + 0.1) * 1.4),
+    ):
+        changed = PhotometricDistortion().transform(image, {"steps": steps})
+        assert torch.allclose(changed, expected)
+
+
 def test_the_scale_is_uniform_and_sizes_are_those_of_the_image_processor():
     scale = RandomScale(SizeDict(shortest_edge=100, longest_edge=150), (0.5, 2.0), antialias=False)
     torch.manual_seed(0)

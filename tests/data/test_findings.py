@@ -289,6 +289,7 @@ def test_files_that_cannot_be_read(check, tmp_path):
 def test_files_that_are_missing(tmp_path):
     features = Features({"image": ImageFeature(), "annotation": ImageFeature()})
     there = str(save(make_label_map(), tmp_path / "there.png"))
+    image_there = str(save(make_image(), tmp_path / "image.png"))
 
     def find(image, annotation):
         rows = {"image": [image], "annotation": [annotation]}
@@ -298,8 +299,8 @@ def test_files_that_are_missing(tmp_path):
     assert str(find(gone, there)) == (
         f"Images cannot be read. Found in 1 file: {gone} (there is no such file). Replace or remove them."
     )
-    assert find(there, gone).problem == "Label maps cannot be read."
-    assert find(there, None).files == ["row 0 of train (there is none)"]
+    assert find(image_there, gone).problem == "Label maps cannot be read."
+    assert find(image_there, None).files == ["row 0 of train (there is none)"]
 
 
 @pytest.mark.parametrize("suffix", ["gif", "tiff"])
