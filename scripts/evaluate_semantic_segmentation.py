@@ -52,6 +52,11 @@ def parse_arguments() -> argparse.Namespace:
     data.add_argument("--split", default="validation", help="split to score on (default: validation)")
     data.add_argument("--max_eval_samples", type=int, help="score the first so many images")
     data.add_argument(
+        "--max_value",
+        type=int,
+        help="what 16-bit images hold at most, such as 4095 for 12 bits (default: the image processor's)",
+    )
+    data.add_argument(
         "--do_reduce_labels",
         action=argparse.BooleanOptionalAction,
         help="whether 0 means unlabelled in the label maps, as in ADE20K (default: the image processor's)",

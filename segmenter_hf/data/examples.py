@@ -78,17 +78,17 @@ class ExampleReader:
     Args:
         examples (`Sequence[dict]`): Of images and label maps, such as a `datasets.Dataset`.
         image_column (`str`, *optional*): Column of the images; `None` leaves them out.
-        annotation_column (`str`): Column of the label maps.
+        annotation_column (`str`, *optional*): Column of the label maps; likewise.
 
     Raises:
         ValueError: for streaming datasets.
     """
 
-    def __init__(self, examples: Sequence[dict[str, Any]], image_column: str | None, annotation_column: str):
+    def __init__(self, examples: Sequence[dict[str, Any]], image_column: str | None, annotation_column: str | None):
         require_length(examples)
         self.examples = examples
-        self.columns = {image_column: "image"} if image_column is not None else {}
-        self.columns[annotation_column] = "label map"
+        columns = ((image_column, "image"), (annotation_column, "label map"))
+        self.columns = {column: what for column, what in columns if column is not None}
         # Of the columns that are decoded here, the mode that images are converted to, if any.
         self.modes: dict[str, str | None] = {}
         # A format or a transform of the user's decides on what is read.

@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
+from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, BaseImageProcessor, PreTrainedModel
 
 from ..data.checks import check_splits
@@ -175,7 +177,7 @@ def load_model(args: argparse.Namespace) -> tuple[PreTrainedModel, BaseImageProc
         )
     changes = {
         name: getattr(args, name)
-        for name in ("antialias", "do_reduce_labels", "window_stride")
+        for name in ("antialias", "do_reduce_labels", "max_value", "window_stride")
         if getattr(args, name) is not None
     }
     if args.short_side is not None:
@@ -222,6 +224,15 @@ def find_classes(names: list[str], id2label: dict[int, str]) -> list[int]:
     return excluded
 
 
+def make_photo(image: Image.Image | np.ndarray, image_processor: SegmenterImageProcessingMixin) -> Image.Image:
+    """An image as it is read, to be looked at: the first three bands as RGB, or the first as grey."""
+    pixels = image_processor.process_image(image, do_convert_rgb=image_processor.do_convert_rgb)
+    if pixels.is_floating_point():
+        pixels = (pixels * (1 if image_processor.do_rescale else 255)).round().clamp(0, 255).to(torch.uint8)
+    pixels = pixels[:3] if len(pixels) >= 3 else pixels[:1].expand(3, -1, -1)
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+
+
 def draw_worst_cases(
     worst_cases: WorstCases,
     folder: Path,
@@ -234,6 +245,7 @@ def draw_worst_cases(
     reader = ExampleReader(examples, data.image_column, data.annotation_column)
     for index, score, prediction in worst_cases.select():
         image, annotation = reader[index]
+        image = make_photo(image, image_processor)
         reference = to_labels(annotation, "A label map")
         if image_processor.do_reduce_labels:
             reference = reduce_labels(reference)

@@ -98,6 +98,7 @@ def make_results(
         "antialias": image_processor.antialias,
         "crop_logits": image_processor.crop_logits,
         "do_reduce_labels": image_processor.do_reduce_labels,
+        "max_value": image_processor.max_value,
         "ignore_index": ignore_index,
         "exclude_classes": [id2label[index] for index in exclude],
         "backend": image_processor.backend,

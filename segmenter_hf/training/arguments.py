@@ -47,6 +47,13 @@ class ModelArguments:
     )
     hidden_size: int = field(default=192, metadata={"help": "Width of encoder and decoder of a new model."})
     num_hidden_layers: int = field(default=12, metadata={"help": "Number of encoder layers of a new model."})
+    num_channels: int | None = field(
+        default=None,
+        metadata={
+            "help": "Bands of the images, such as 1 or 4; with 3, images are converted to RGB. Weights for 3 are "
+            "adapted. Default: those of the weights, or 3."
+        },
+    )
     patch_size: int = field(default=16, metadata={"help": "Side of a patch in pixels, of a new model."})
     decoder_type: str = field(
         default="mask_transformer",
@@ -120,6 +127,23 @@ class DataArguments:
     window_stride: int | None = field(
         default=None,
         metadata={"help": "Distance of windows in evaluation, in pixels. Default: likewise, or half of their side."},
+    )
+    max_value: int | None = field(
+        default=None,
+        metadata={
+            "help": "What 16-bit images hold at most: 1023, 4095 or 16383 for 10, 12 or 14 bits. Default: the "
+            "checkpoint's, or 65535."
+        },
+    )
+    image_mean: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Mean of each band, from 0 to 1, which scripts/compute_image_statistics.py computes. Default: the "
+            "checkpoint's, or 0.5."
+        },
+    )
+    image_std: list[float] | None = field(
+        default=None, metadata={"help": "Standard deviation of each band. Default: likewise."}
     )
     min_scale: float = field(default=0.5, metadata={"help": "Least random scale of training images."})
     max_scale: float = field(default=2.0, metadata={"help": "Largest random scale of training images."})

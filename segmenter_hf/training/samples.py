@@ -94,8 +94,8 @@ class TrainingDataset(Dataset):
 
     def __getitem__(self, draw: Draw | int) -> dict[str, torch.Tensor]:
         """
-        `pixel_values` of shape `(3, crop_height, crop_width)` and `labels` of shape `(crop_height, crop_width)`; of a
-        plain index, those of epoch 0.
+        `pixel_values` of shape `(num_channels, crop_height, crop_width)` and `labels` of shape `(crop_height,
+        crop_width)`; of a plain index, those of epoch 0.
 
         Raises:
             ExampleError: if an image or a label map cannot be read, or they do not fit each other; in one line, with

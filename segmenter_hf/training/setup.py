@@ -27,6 +27,7 @@ from ..image_processing_pil_segmenter import SegmenterImageProcessingMixin, redu
 from ..image_processing_segmenter import SegmenterImageProcessor
 from ..modeling_segmenter import SegmenterForSemanticSegmentation, patch_grid
 from .arguments import DataArguments, MethodArguments, ModelArguments, TrainingError
+from .channels import fit_channels, set_channels
 from .recipes import Recipe
 from .samples import TrainingDataset
 
@@ -253,11 +254,24 @@ def make_image_processor(
     elif "window_stride" in defaults and data_args.crop_height is None and data_args.crop_width is None:
         settings["window_stride"] = defaults["window_stride"]
 
+    if data_args.max_value is not None:
+        settings["max_value"] = data_args.max_value
+    num_channels = model_args.num_channels or _num_channels_of_weights(model_args, checkpoint)
+    set_channels(settings, num_channels, data_args.image_mean, data_args.image_std)
+
     # What a checkpoint says of the label maps that it was trained on says nothing of these.
     reduce = data_args.do_reduce_labels
     settings["do_reduce_labels"] = recipe.data.get("do_reduce_labels", False) if reduce is None else reduce
     settings["do_split_image"] = True
     return type(image_processor).from_dict(settings)
+
+
+def _num_channels_of_weights(model_args: ModelArguments, checkpoint: Checkpoint | None) -> int:
+    name, settings = model_args.config_name, {"cache_dir": model_args.cache_dir}
+    if checkpoint is not None:
+        name, settings = checkpoint.name_or_path, checkpoint.settings
+    config = _read_config(name, settings) if name is not None else None
+    return (config or {}).get("num_channels", SegmenterConfig.num_channels)
 
 
 def _load_image_processor(source: str, model_args: ModelArguments, checkpoint: Checkpoint | None):
@@ -312,7 +326,8 @@ def make_model(
         )
     else:
         if model_args.config_name is not None:
-            config = SegmenterConfig.from_pretrained(model_args.config_name, **settings)
+            channels = {} if model_args.num_channels is None else {"num_channels": model_args.num_channels}
+            config = SegmenterConfig.from_pretrained(model_args.config_name, **channels, **settings)
         else:
             config = SegmenterConfig(
                 hidden_size=model_args.hidden_size,
@@ -321,11 +336,14 @@ def make_model(
                 intermediate_size=4 * model_args.hidden_size,
                 image_size=(image_processor.crop_size.height, image_processor.crop_size.width),
                 patch_size=model_args.patch_size,
+                num_channels=model_args.num_channels or SegmenterConfig.num_channels,
                 decoder_type=model_args.decoder_type,
                 decoder_num_hidden_layers=model_args.decoder_num_hidden_layers,
                 **settings,
             )
         model = AutoModelForSemanticSegmentation.from_config(config, **attention)
+    if checkpoint is not None and model_args.num_channels is not None:
+        fit_channels(model, model_args.num_channels)
     if checkpoint is not None and not checkpoint.has_decoder:
         fit_position_embeddings(model, image_processor.crop_size.height, image_processor.crop_size.width)
     if image_processor.patch_size != model.config.patch_size:
