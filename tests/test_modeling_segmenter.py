@@ -504,6 +504,30 @@ def test_class_weights_multiply_the_pixels_of_each_label(config_overrides):
     assert weighted.item() == pytest.approx((total / labels.numel()).item(), rel=1e-5)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("config_overrides", [{}, {"decoder_type": "linear", "num_labels": 1}])
+def test_label_smoothing_spreads_the_target_over_all_labels(config_overrides):
+    model = tiny_model(**config_overrides)
+    weights = torch.tensor([0.5, 3.0, 2.0, 1.0, 0.0][: max(2, model.config.num_labels)])
+    labels = random_labels(num_labels=len(weights))
+    labels[0, :5] = 255
+    logits = 10 * model(random_pixel_values()).logits
+    for class_weights in (None, weights):
+        smoothed = model.compute_loss(logits, labels, 32, 32, class_weights=class_weights, label_smoothing=0.3)
+        scores = torch.nn.functional.interpolate(logits, size=(32, 32), mode="bilinear")
+        if scores.shape[1] == 1:
+            scores = torch.cat([torch.zeros_like(scores), scores], dim=1)
+        terms = -scores.log_softmax(dim=1) * (1 if class_weights is None else class_weights[:, None, None])
+        valid = labels != 255
+        of_target = terms.gather(1, labels.where(valid, 0)[:, None])[:, 0]
+        expected = (0.7 * of_target + 0.3 * terms.mean(dim=1))[valid].mean()
+        assert smoothed.item() == pytest.approx(expected.item(), rel=1e-5)
+        plain = model.compute_loss(logits, labels, 32, 32, class_weights=class_weights)
+        assert abs(smoothed.item() - plain.item()) > 0.01
+        not_smoothed = model.compute_loss(logits, labels, 32, 32, class_weights=class_weights, label_smoothing=0.0)
+        assert not_smoothed.item() == plain.item()
+
+
 @pytest.mark.parametrize(
     "config_overrides", [{}, {"decoder_type": "linear"}, {"decoder_type": "linear", "num_labels": 1}]
 )

@@ -399,6 +399,8 @@ def _describe_loss(model: Trained, facts: TrainingFacts) -> list[str]:
     parts = [f"pixel-wise {kind} that ignores label {config.semantic_loss_ignore_index}"]
     if facts.class_balance:
         parts.append(f"with each class weighted by its frequency to the power of -{facts.class_balance:g}")
+    if facts.label_smoothing:
+        parts.append(f"with {facts.label_smoothing:g} of the target spread over all labels")
     items = [f"Loss: {', '.join(parts)}."]
     rates = {
         "stochastic depth of up to": config.drop_path_rate,

@@ -41,6 +41,7 @@ class TrainingFacts:
         horizontal_flip (`bool`, *optional*): Whether half of the crops were flipped.
         photometric_distortion (`bool`, *optional*): Whether brightness, contrast, saturation and hue were changed.
         class_balance (`float`, *optional*): The loss of each class was weighted by its frequency to minus this power.
+        label_smoothing (`float`, *optional*): Share of the target that was spread over all labels.
         lora_rank (`int`, *optional*): Rank of low-rank adapters, where those were trained and then merged.
         lora_alpha (`float`, *optional*): Their scale, times the rank.
         lora_dropout (`float`, *optional*): Dropout of what they are applied to.
@@ -91,6 +92,7 @@ class TrainingFacts:
     horizontal_flip: bool | None = None
     photometric_distortion: bool | None = None
     class_balance: float | None = None
+    label_smoothing: float | None = None
     lora_rank: int | None = None
     lora_alpha: float | None = None
     lora_dropout: float | None = None

@@ -53,6 +53,7 @@ FACTS = TrainingFacts(
     horizontal_flip=True,
     photometric_distortion=True,
     class_balance=0.5,
+    label_smoothing=0.1,
     lora_rank=16,
     lora_alpha=32,
     lora_dropout=0.1,
@@ -382,7 +383,8 @@ def test_training_is_told(model, single):
         "Schedule: `polynomial` (power 0.9), 245 steps of warm-up.",
         "random scale from 0.5 to 2, random crops of 24 x 32 pixels (height x width), drawn again where one class "
         "covers 75 percent, horizontal flips, photometric distortion.",
-        "ignores label 255, with each class weighted by its frequency to the power of -0.5.",
+        "ignores label 255, with each class weighted by its frequency to the power of -0.5, with 0.1 of the target "
+        "spread over all labels.",
         "Low-rank adapters (LoRA) of rank 16, alpha 32, dropout 0.1 on `q_proj`, `v_proj` of the encoder, merged into "
         "the weights.",
         "Precision: bfloat16 autocast.",

@@ -567,12 +567,14 @@ class SegmenterForSemanticSegmentation(SegmenterPreTrainedModel):
         height: int,
         width: int,
         class_weights: torch.Tensor | None = None,
+        label_smoothing: float = 0.0,
     ) -> torch.Tensor:
         """
         Pixel-wise (binary) cross entropy of `logits` upsampled to the padded input, averaged over the pixels of
         `(height, width)` whose label is not ignored; zero, with a graph, where all are. `class_weights`, of shape
         `(num_labels,)` (two of them if `num_labels` is 1), multiply the pixels of each label, for training on rare
-        classes.
+        classes; `label_smoothing`, from 0 to 1, is the share of the target that is spread over all labels. Both are
+        those of `torch.nn.functional.cross_entropy`.
         """
         if labels.shape != (logits.shape[0], height, width):
             raise ValueError(
@@ -589,7 +591,10 @@ class SegmenterForSemanticSegmentation(SegmenterPreTrainedModel):
             self._check_labels(labels, valid)
 
         logits = nn.functional.interpolate(logits.float(), size=padded_size, mode="bilinear", align_corners=False)
-        if self.config.num_labels == 1:
+        if label_smoothing and self.config.num_labels == 1:
+            # The two labels that a single logit tells apart.
+            logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
+        if logits.shape[1] == 1:
             targets = torch.where(valid, labels, 0).to(logits.dtype)
             losses = nn.functional.binary_cross_entropy_with_logits(logits.squeeze(1), targets, reduction="none")
             if class_weights is not None:
@@ -597,7 +602,12 @@ class SegmenterForSemanticSegmentation(SegmenterPreTrainedModel):
             loss = torch.where(valid, losses, 0).sum()
         else:
             loss = nn.functional.cross_entropy(
-                logits, labels, weight=class_weights, ignore_index=ignore_index, reduction="sum"
+                logits,
+                labels,
+                weight=class_weights,
+                ignore_index=ignore_index,
+                reduction="sum",
+                label_smoothing=label_smoothing,
             )
         return loss / valid.sum().clamp(min=1)
 
