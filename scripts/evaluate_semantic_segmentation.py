@@ -14,11 +14,11 @@ Classes that do not occur are null. The same as training's own evaluation gives,
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 import segmenter_hf
+from segmenter_hf.command_line import run
 from segmenter_hf.evaluation.command import EvaluationError, evaluate
 from segmenter_hf.evaluation.protocol import ExampleError
 
@@ -85,14 +85,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_arguments()
-    try:
-        evaluate(args)
-    except (EvaluationError, ExampleError) as error:
-        # What all processes find, the first says; of an example, only the one knows that was to score it.
-        if isinstance(error, ExampleError) or int(os.environ.get("RANK", 0)) == 0:
-            print(f"evaluate_semantic_segmentation.py: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+    # Of an example, only the process knows that was to score it.
+    return run(lambda: evaluate(args) and None, (EvaluationError,), (ExampleError,), extra="evaluate")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,19 @@
 """How the scripts end: one line and an exit code that says how it went, never a traceback for what a user can mend."""
 
-import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+from . import processes
 from .outputs import OutputError
+from .processes import ProcessesError
 
 
 # As shells have it for a command that SIGINT ended.
 INTERRUPTED = 130
+# Of another process than the first, before it speaks: the launcher ends it if the first has failed too.
+SECONDS_TO_WAIT = 20
 
 
 def run(
@@ -27,8 +31,10 @@ def run(
         work (`Callable`): Takes nothing and returns an exit code, or nothing. What it imports itself, rather than the
             script at its top, may be missing, and may be interrupted.
         refusals (`tuple[type[Exception], ...]`, *optional*): Errors whose message is meant for the user, beside
-            [`~segmenter_hf.outputs.OutputError`]. Of several processes, which all find them, the first says it.
-        local_refusals (`tuple[type[Exception], ...]`, *optional*): Those that only the process that met them knows of.
+            [`~segmenter_hf.outputs.OutputError`]. Of several processes, which mostly all find them, the first says it;
+            another one, if it is still there after some seconds.
+        local_refusals (`tuple[type[Exception], ...]`, *optional*): Those that only the process that met them knows of,
+            which says them at once.
         if_interrupted (`str`, *optional*): What to do next, said after Ctrl-C.
         extra (`str`, *optional*): Of this package, which installs the libraries that `work` needs. With it, one that
             is missing is what the user has to mend.
@@ -36,20 +42,30 @@ def run(
     try:
         return work() or 0
     except KeyboardInterrupt:
-        if _is_first_process():
+        if processes.is_first():
             print_line(f"interrupted. {if_interrupted}")
         return INTERRUPTED
     except ModuleNotFoundError as error:
         # Part of a library that is there is a fault of another kind.
         if extra is None or not error.name or "." in error.name:
             raise
-        if _is_first_process():
+        if processes.is_first():
             print_line(f'error: The library {error.name} is not installed: pip install "segmenter_hf[{extra}]"')
         return 2
-    except (OutputError, *refusals, *local_refusals) as error:
-        if _is_first_process() or isinstance(error, local_refusals):
-            print_line(f"error: {error}")
+    except (OutputError, ProcessesError, *refusals, *local_refusals) as error:
+        if not (processes.is_first() or isinstance(error, local_refusals)):
+            time.sleep(SECONDS_TO_WAIT)
+        print_line(f"error: {error}")
         return 2
+    except RuntimeError as error:
+        if not processes.is_lost_connection(error):
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        print_line(f"error: The processes have lost each other, or never met. If one has ended, it says why. {reason}")
+        return 1
+    finally:
+        # Without a meeting: where this one has failed, others may never come to it.
+        processes.part()
 
 
 def print_line(message: str):
@@ -57,8 +73,4 @@ def print_line(message: str):
     print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
 
 
-def _is_first_process() -> bool:
-    return int(os.environ.get("RANK", 0)) == 0
-
-
-__all__ = ["INTERRUPTED", "print_line", "run"]
+__all__ = ["INTERRUPTED", "SECONDS_TO_WAIT", "print_line", "run"]

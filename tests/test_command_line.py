@@ -4,8 +4,9 @@ import importlib
 import sys
 
 import pytest
+import torch
 
-from segmenter_hf.command_line import run
+from segmenter_hf.command_line import SECONDS_TO_WAIT, run
 from segmenter_hf.outputs import OutputError
 
 
@@ -35,11 +36,40 @@ def test_ctrl_c_is_one_line(capsys, monkeypatch):
 
 def test_the_first_process_speaks_for_all_but_of_what_one_alone_met(capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["scripts/train.py"])
+    monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
+    said = []
+    monkeypatch.setattr("time.sleep", lambda seconds: said.append((seconds, capsys.readouterr().err)))
 
-    assert run(lambda: fail(LookupError("all")), (LookupError,)) == 2
     assert run(lambda: fail(KeyError("mine")), (LookupError,), (KeyError,)) == 2
-    assert capsys.readouterr().err == "train.py: error: 'mine'\n"
+    assert capsys.readouterr().err == "train.py: error: 'mine'\n" and not said
+
+    # Another process waits, for the launcher to end it where the first has failed too; if it lives on, it speaks.
+    assert run(lambda: fail(LookupError("all")), (LookupError,)) == 2
+    assert said == [(SECONDS_TO_WAIT, "")]
+    assert capsys.readouterr().err == "train.py: error: all\n"
+
+
+def test_a_rank_that_is_left_over_silences_nobody(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["scripts/train.py"])
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+
+    assert run(lambda: fail(LookupError("wrong")), (LookupError,)) == 2
+    assert capsys.readouterr().err == "train.py: error: wrong\n"
+
+
+def test_processes_that_lost_each_other_are_one_line(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["scripts/train.py"])
+
+    lost = "[pair.cc:538] Connection closed by peer [127.0.0.1]:4711\nstack"
+    assert run(lambda: fail(RuntimeError(lost))) == 1
+    assert run(lambda: fail(torch.distributed.DistNetworkError("no port"))) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("train.py: error: The processes have lost each other") and first.endswith(":4711")
+    assert second.endswith("no port")
+    with pytest.raises(RuntimeError, match="shapes"):
+        run(lambda: fail(RuntimeError("shapes")))
 
 
 @pytest.mark.parametrize("library", ["datasets", "no_such_library"])

@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from PIL import Image
+from accelerate.utils import parse_flag_from_env
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, BaseImageProcessor, PreTrainedModel
 
 from ..data.checks import check_splits
 from ..data.examples import ExampleReader
 from ..data.loading import SegmentationData, load_segmentation_data
 from ..image_processing_pil_segmenter import SegmenterImageProcessingMixin, reduce_labels, to_labels
+from ..processes import check_connected, check_launch
 from ..visualization import draw_comparison
 from .protocol import WorstCases, evaluate_sliding_window
 from .results import fingerprint, make_results, write_results
@@ -36,7 +38,10 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         EvaluationError: if arguments, model, image processor and data do not fit together, before the evaluation.
         ExampleError: if an image cannot be scored, in the process that was to.
     """
-    state = PartialState(cpu=args.device == "cpu")
+    check_launch()
+    # The variable is what the check leaves where there is no accelerator.
+    state = PartialState(cpu=args.device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU"))
+    check_connected(state.num_processes)
     try:
         check_arguments(args)
         device = find_device(args.device or state.device)

@@ -1,0 +1,138 @@
+"""Processes that work on one thing: that all which were started see each other, and how they part."""
+
+import gc
+import os
+
+import torch
+import torch.distributed
+
+
+# In the order in which accelerate asks for them: of torchrun, and of implementations of MPI.
+SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+REMEDY = "Start them with `torchrun --nproc_per_node NUMBER`."
+
+
+class ProcessesError(ValueError):
+    """Processes that cannot work together as they were started. The message is meant for the user."""
+
+
+def count_started() -> int:
+    """
+    How many processes a launcher started, by what it left in the environment.
+
+    Raises:
+        ProcessesError: if that is no number.
+    """
+    return max(1, next((size for size in map(_read_number, SIZES) if size > 1), 1))
+
+
+def is_first() -> bool:
+    """Whether this process is the one that speaks for all; before they are connected too."""
+    try:
+        return count_started() == 1 or _read_number("RANK") == 0
+    except ProcessesError:
+        return True
+
+
+def _read_number(name: str) -> int:
+    value = os.environ.get(name, "0")
+    if not value.isdecimal():
+        raise ProcessesError(f"{name} must be a number, got {value!r}. Unset it, or leave it to `torchrun`.")
+    return int(value)
+
+
+def check_launch():
+    """
+    Checks what launchers left in the environment, by which transformers and accelerate connect the processes. To be
+    called before they do: where there is no accelerator, they need to be told to, or each process remains alone.
+
+    Raises:
+        ProcessesError: if the processes could not find each other.
+    """
+    number = count_started()
+    if number == 1:
+        if {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= os.environ.keys() and "RANK" not in os.environ:
+            raise ProcessesError(
+                "`accelerate launch` was asked for several processes but has started one, as it does without as many "
+                f"GPUs. {REMEDY} For one process: `--num_processes 1`, with MASTER_ADDR unset."
+            )
+        return
+    needed = ["MASTER_ADDR"]
+    if _read_number("WORLD_SIZE") > 1:
+        needed += ["MASTER_PORT", "RANK", "LOCAL_RANK"]
+    missing = [name for name in needed if not os.environ.get(name)]
+    if missing:
+        raise ProcessesError(
+            f"The environment asks for {number} processes, but lacks {', '.join(missing)}, without which they do not "
+            f"find each other. {REMEDY} For one process: unset {_name_of_size()}."
+        )
+    if _read_number("WORLD_SIZE") > 1 and _read_number("RANK") >= number:
+        raise ProcessesError(f"RANK must be below WORLD_SIZE, {number}, got {os.environ['RANK']}. {REMEDY}")
+    _read_number("LOCAL_RANK")
+
+    chosen = {"ACCELERATE_TORCH_DEVICE", "DS_ACCELERATOR"} & os.environ.keys()
+    if chosen or _is_on("ACCELERATE_USE_DEEPSPEED") or _has_accelerator():
+        return
+    if _is_on("ACCELERATE_USE_FSDP"):
+        raise ProcessesError("FSDP shards models over accelerators, and there is none here. Start without it.")
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+
+
+def _name_of_size() -> str:
+    return next(name for name in SIZES if _read_number(name) > 1)
+
+
+def _is_on(name: str) -> bool:
+    return os.environ.get(name, "").lower() in ("1", "true", "yes")
+
+
+def _has_accelerator() -> bool:
+    """Whether there is one by which processes can send."""
+    return torch.accelerator.is_available() and torch.accelerator.current_accelerator().type != "mps"
+
+
+def check_connected(num_processes: int):
+    """
+    Args:
+        num_processes (`int`): How many see each other.
+
+    Raises:
+        ProcessesError: if more were started, which would all do the whole work.
+    """
+    number = count_started()
+    if number != num_processes:
+        raise ProcessesError(
+            f"{number} processes were started, but this one sees {num_processes}: each would do the whole work. "
+            f"{REMEDY} For one process: unset {_name_of_size()}."
+        )
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether an error says that another process has ended, or was not there."""
+    # Those of gloo have no class.
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error) or "closed by peer" in str(error)
+
+
+def part():
+    """
+    Ends the connection of this process with the others, if there is one: the threads that serve it, were they alive
+    when the interpreter ends, could abort it. All processes should have done what they do together.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    from accelerate import PartialState
+
+    PartialState().destroy_process_group()
+    # Models that were wrapped hold it too, in cycles.
+    gc.collect()
+
+
+__all__ = [
+    "ProcessesError",
+    "check_connected",
+    "check_launch",
+    "count_started",
+    "is_first",
+    "is_lost_connection",
+    "part",
+]
