@@ -17,14 +17,21 @@ trains and evaluates; with --do_eval alone it only evaluates.
 
 import sys
 
-from transformers import TrainingArguments
+from segmenter_hf.command_line import run
 
-from segmenter_hf.training.arguments import run_script
-from segmenter_hf.training.with_trainer import train
+
+def train() -> int:
+    # Here, where a library that is missing is one line.
+    from transformers import TrainingArguments
+
+    from segmenter_hf.training import with_trainer
+    from segmenter_hf.training.arguments import run_script
+
+    return run_script(TrainingArguments, __doc__, with_trainer.train)
 
 
 def main() -> int:
-    return run_script(TrainingArguments, __doc__, train)
+    return run(train, extra="train")
 
 
 if __name__ == "__main__":

@@ -11,12 +11,19 @@ COST and RESULT: those of run_semantic_segmentation.py. The loop is in segmenter
 
 import sys
 
-from segmenter_hf.training.arguments import run_script
-from segmenter_hf.training.with_accelerate import AccelerateArguments, train
+from segmenter_hf.command_line import run
+
+
+def train() -> int:
+    # Here, where a library that is missing is one line.
+    from segmenter_hf.training import with_accelerate
+    from segmenter_hf.training.arguments import run_script
+
+    return run_script(with_accelerate.AccelerateArguments, __doc__, with_accelerate.train)
 
 
 def main() -> int:
-    return run_script(AccelerateArguments, __doc__, train)
+    return run(train, extra="train")
 
 
 if __name__ == "__main__":

@@ -2,16 +2,20 @@
 
 import argparse
 import json
-import os
+import re
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import yaml
 from transformers import HfArgumentParser
 
+from ..command_line import print_line, run
+from ..data.examples import ExampleError
 from ..data.label_names import find_label_names, load_label_names
+from ..processes import check_launch, count_started, is_first, is_lost_connection
+from .argument_checks import check_ranges, check_types, find_without_effect
 from .recipes import RECIPES, Recipe, choose_recipe
 
 
@@ -183,18 +187,36 @@ class MethodArguments:
         metadata={"help": "Linear layers of the encoder that get one: q_proj, k_proj, v_proj, o_proj, fc1, fc2."},
     )
 
-    def __post_init__(self):
-        if not 0 <= self.class_balance <= 1:
-            raise ValueError(f"--class_balance must be from 0 (off) to 1, got {self.class_balance}.")
-
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Shows defaults, and descriptions as they are written."""
 
 
+class Parser(HfArgumentParser):
+    """Tells what was given from defaults, takes each yes or no as a plain flag too, and says errors in one line."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        hints = {each.name: each.type for types in self.dataclass_types for each in fields(types)}
+        for action in self._actions:
+            if hints.get(action.dest) == bool | None:
+                action.nargs, action.const = "?", True
+
+    def error(self, message: str):
+        raise ValueError(f"{message}. --help lists all arguments.")
+
+    def parse_given(self, arguments: Sequence[str]) -> dict[str, Any]:
+        """What was given, by name."""
+        default = object()
+        names = {action.dest: default for action in self._actions if action.dest != "help"}
+        given = vars(self.parse_args(arguments, argparse.Namespace(**names)))
+        return {name: value for name, value in given.items() if value is not default}
+
+
 def parse_arguments(run_type: type, description: str, arguments: Sequence[str] | None = None) -> tuple[Any, ...]:
     """
     Parses a command line, or the one JSON or YAML file that it names, with the recipe's values for what is not given.
+    Prints a warning for what is given and has no effect.
 
     Args:
         run_type (`type`): Dataclass of the script's own arguments, such as `TrainingArguments`. Those of a recipe that
@@ -204,21 +226,29 @@ def parse_arguments(run_type: type, description: str, arguments: Sequence[str] |
 
     Returns:
         `ModelArguments`, `DataArguments`, `MethodArguments`, an instance of `run_type`, and the [`Recipe`].
+
+    Raises:
+        ValueError: for what is not an argument, of another type, out of range, or contradicts another.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     types = (ModelArguments, DataArguments, MethodArguments, run_type)
-    parser = HfArgumentParser(types, description=description, formatter_class=HelpFormatter)
+    parser = Parser(types, description=description, formatter_class=HelpFormatter)
     if len(arguments) == 1 and arguments[0].endswith((".json", ".yaml", ".yml")):
         given = _read_file(arguments[0])
-        recipe = decide_recipe(
-            *(given.get(name) for name in ("recipe", "dataset_name", "labels", "model_name_or_path"))
-        )
-        given = {**recipe_defaults(recipe, run_type, given.get("gradient_accumulation_steps", 1)), **given}
-        return *parser.parse_dict(given), recipe
-    given = parser.parse_args(arguments)
-    recipe = decide_recipe(given.recipe, given.dataset_name, given.labels, given.model_name_or_path)
-    parser.set_defaults(**recipe_defaults(recipe, run_type, given.gradient_accumulation_steps))
-    return *parser.parse_args_into_dataclasses(arguments), recipe
+        check_types(given, types, arguments[0])
+    else:
+        given = parser.parse_given(arguments)
+    check_ranges(given)
+    recipe = decide_recipe(*(given.get(name) for name in ("recipe", "dataset_name", "labels", "model_name_or_path")))
+    values = {**recipe_defaults(recipe, run_type, given), **given}
+    check_ranges(values)
+    parsed = parser.parse_dict(values)
+    if is_first():
+        values = {each.name: getattr(part, each.name) for part in parsed for each in fields(part)}
+        defaults = {each.name: each.default for each_type in types for each in fields(each_type)}
+        for problem in find_without_effect(given, values, defaults):
+            print_line(f"warning: {problem}")
+    return *parsed, recipe
 
 
 def run_script(run_type: type, description: str, train: Callable[..., Any]) -> int:
@@ -230,28 +260,42 @@ def run_script(run_type: type, description: str, train: Callable[..., Any]) -> i
         description (`str`): See [`parse_arguments`].
         train (`Callable`): Takes what [`parse_arguments`] returns.
     """
-    try:
-        parsed = parse_arguments(run_type, description)
-    # Also of the dataclasses of `transformers`, which check what they are given.
-    except (ImportError, OSError, ValueError) as error:
-        return _refuse(error)
-    try:
+
+    def work():
+        check_launch()
+        try:
+            parsed = parse_arguments(run_type, description)
+        # Also of the dataclasses of `transformers`, which check what they are given, and connect the processes.
+        except (ArithmeticError, ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+            if is_lost_connection(error):
+                raise
+            raise TrainingError(str(error)) from error
         train(*parsed)
-    except TrainingError as error:
-        return _refuse(error)
-    return 0
+
+    # Of an example, only the process knows that was to use it.
+    return run(
+        work,
+        (TrainingError,),
+        (ExampleError,),
+        if_interrupted="The same command goes on from the last complete checkpoint, if there is one.",
+    )
 
 
-def _refuse(error: Exception) -> int:
-    # Of several processes, which all find it, the first says it.
-    if int(os.environ.get("RANK", 0)) == 0:
-        print(f"{os.path.basename(sys.argv[0])}: error: {' '.join(str(error).split())}", file=sys.stderr)
-    return 2
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers: `1e-4` is one, which YAML 1.1 takes for text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 def _read_file(name: str) -> dict[str, Any]:
-    with open(name, encoding="utf-8") as file:
-        given = json.load(file) if name.endswith(".json") else yaml.safe_load(file)
+    try:
+        with open(name, encoding="utf-8") as file:
+            given = json.load(file) if name.endswith(".json") else yaml.load(file, _Loader)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{name} cannot be read: {error}") from error
     if not isinstance(given, dict):
         raise ValueError(f"{name} must hold arguments by their names, got {type(given).__name__}.")
     return given
@@ -268,14 +312,22 @@ def decide_recipe(name: str | None, dataset_name: str, labels: str | None, model
     return choose_recipe(id2label, has_weights=model_name_or_path is not None)
 
 
-def recipe_defaults(recipe: Recipe, run_type: type, gradient_accumulation_steps: int) -> dict[str, Any]:
-    """What a recipe says of the fields of `run_type`, with its batch split among accumulated steps and processes."""
-    # Of torchrun and accelerate launch, as the processes are not yet connected.
-    num_processes = int(os.environ.get("WORLD_SIZE", 1))
-    per_step = recipe.batch_size // (num_processes * max(1, gradient_accumulation_steps))
+def recipe_defaults(recipe: Recipe, run_type: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    What a recipe says of the fields of `run_type`, with its batch split among accumulated steps and processes. Its
+    settings of an optimiser or schedule are left out where another one is given.
+    """
+    # The processes are not yet connected.
+    per_step = recipe.batch_size // (count_started() * given.get("gradient_accumulation_steps", 1))
     defaults = {**recipe.training, "per_device_train_batch_size": max(1, per_step)}
     # The name that it has in transformers' example without `Trainer`.
     defaults["num_warmup_steps"] = defaults["warmup_steps"]
+    for name, settings in (("optim", "optim_args"), ("lr_scheduler_type", "lr_scheduler_kwargs")):
+        if str(getattr(given.get(name), "value", given.get(name))) not in ("None", recipe.training[name]):
+            defaults.pop(settings, None)
+    if given.get("load_best_model_at_end") or str(given.get("save_strategy")) == "best":
+        # `Trainer`'s default is the loss, where a user who asks for the best model means the metric of the task.
+        defaults["metric_for_best_model"] = "mean_iou"
     return {name: value for name, value in defaults.items() if name in run_type.__dataclass_fields__}
 
 

@@ -163,6 +163,7 @@ def describe_training(
         horizontal_flip=True,
         photometric_distortion=data_args.photometric_distortion,
         class_balance=method_args.class_balance or None,
+        label_smoothing=args.label_smoothing_factor or None,
         precision=precision,
         seed=args.seed,
         data_seed=getattr(args, "data_seed", None),

@@ -1,5 +1,6 @@
 """What sets training of a segmentation model apart from `Trainer`'s defaults."""
 
+import logging
 import math
 import os
 import time
@@ -11,7 +12,11 @@ from transformers.trainer_utils import PredictionOutput, speed_metrics
 
 from ..data.examples import require_length
 from ..evaluation.protocol import evaluate_sliding_window
+from .arguments import TrainingError
 from .samples import EpochSampler, SetEpoch
+
+
+logger = logging.getLogger(__name__)
 
 
 class SegmentationTrainer(Trainer):
@@ -61,12 +66,9 @@ class SegmentationTrainer(Trainer):
         return self.epoch_sampler
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if self.class_weights is None:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        labels = inputs.pop("labels")
-        outputs = model(**inputs)
-        loss = self.accelerator.unwrap_model(model).compute_loss(
-            outputs.logits, labels, *labels.shape[-2:], class_weights=self.class_weights.to(labels.device)
+        # That of `Trainer` smooths labels along the wrong dimension, and ignores -100 only.
+        loss, outputs = compute_loss(
+            model, self.accelerator.unwrap_model(model), inputs, self.class_weights, self.args.label_smoothing_factor
         )
         return (loss, outputs) if return_outputs else loss
 
@@ -131,10 +133,40 @@ class SegmentationTrainer(Trainer):
         super().save_state()
         self.state.best_model_checkpoint = best
 
+    def _determine_best_metric(self, metrics: dict[str, float | None], trial) -> bool:
+        name = "eval_" + (self.args.metric_for_best_model or "").removeprefix("eval_")
+        if name in metrics and metrics[name] is None:
+            logger.warning("There is no %s, as no image has that label: no model is the best by it.", name)
+            return False
+        return super()._determine_best_metric(metrics, trial)
+
     def _save_rng_state(self, output_dir: str):
         super()._save_rng_state(output_dir)
         # What is saved next, the trainer's state, says that the checkpoint is complete.
         self.accelerator.wait_for_everyone()
+
+
+def compute_loss(
+    model: torch.nn.Module,
+    unwrapped_model: torch.nn.Module,
+    inputs: dict[str, torch.Tensor],
+    class_weights: torch.Tensor | None,
+    label_smoothing: float,
+) -> tuple[torch.Tensor, Any]:
+    """The loss that both scripts train with, and the outputs of the model, of which only the wrapped one is called."""
+    if class_weights is None and not label_smoothing:
+        outputs = model(**inputs)
+        return outputs.loss, outputs
+    labels = inputs["labels"]
+    outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
+    loss = unwrapped_model.compute_loss(
+        outputs.logits,
+        labels,
+        *labels.shape[-2:],
+        class_weights=None if class_weights is None else class_weights.to(labels.device),
+        label_smoothing=label_smoothing,
+    )
+    return loss, outputs
 
 
 def evaluation_dtype(args) -> torch.dtype | None:
@@ -144,11 +176,31 @@ def evaluation_dtype(args) -> torch.dtype | None:
     return torch.float16 if args.fp16 or args.fp16_full_eval else None
 
 
+# What evaluation measures of all classes, and of the time that it takes.
+FIGURES = ("loss", "mean_iou", "mean_accuracy", "overall_accuracy")
+SPEEDS = ("runtime", "samples_per_second", "steps_per_second")
+
+
+def check_metric(name: str | None, id2label: dict[int, str] | None = None):
+    """
+    Checks what `--metric_for_best_model` names. Without labels, those of classes pass.
+
+    Raises:
+        TrainingError: if evaluation gives no such figure.
+    """
+    figure = (name or "loss").removeprefix("eval_")
+    of_classes = [f"iou/{label}" for label in (id2label or {}).values()]
+    if figure in (*FIGURES, *SPEEDS, *of_classes) or id2label is None and figure.startswith("iou/"):
+        return
+    names = ", ".join([*FIGURES, *(of_classes or ["iou/ and the name of a label"])])
+    raise TrainingError(f"--metric_for_best_model must be among {names}, got {name!r}.")
+
+
 def make_metrics(results: dict[str, Any], id2label: dict[int, str], prefix: str) -> dict[str, float | None]:
     """Figures of an evaluation by the names under which they are logged, with `None` for NaN, which is no JSON."""
-    metrics = {name: results[name] for name in ("loss", "mean_iou", "mean_accuracy", "overall_accuracy")}
+    metrics = {name: results[name] for name in FIGURES}
     metrics |= {f"iou/{id2label[index]}": iou for index, iou in enumerate(results["per_category_iou"])}
     return {f"{prefix}_{name}": None if math.isnan(value) else value for name, value in metrics.items()}
 
 
-__all__ = ["SegmentationTrainer", "evaluation_dtype", "make_metrics"]
+__all__ = ["SegmentationTrainer", "check_metric", "compute_loss", "evaluation_dtype", "make_metrics"]

@@ -13,20 +13,23 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType
-from accelerate.utils import ProjectConfiguration
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType, ProjectConfiguration
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import SchedulerType, TrainerState, default_data_collator, get_scheduler, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..evaluation.protocol import evaluate_sliding_window
-from .arguments import DataArguments, MethodArguments, ModelArguments
+from ..processes import check_connected, part
+from .argument_checks import MEASURED, check_schedule, check_trackers
+from .arguments import DataArguments, MethodArguments, ModelArguments, TrainingError
 from .checkpoints import decide_checkpoint, replacing_files
 from .outcome import Run, choose_repository, describe_training, push, record
 from .recipes import Recipe, announce
 from .samples import EpochSampler
 from .setup import TrainingSetup, prepare
-from .trainer import make_metrics
+from .trainer import compute_loss, make_metrics
 from .with_trainer import set_up_logging
 
 
@@ -51,6 +54,9 @@ class AccelerateArguments:
     adam_beta2: float = field(default=0.999, metadata={"help": "Beta2 of AdamW."})
     adam_epsilon: float = field(default=1e-8, metadata={"help": "Epsilon of AdamW."})
     max_grad_norm: float = field(default=1.0, metadata={"help": "Norm that gradients are clipped to; 0 for none."})
+    label_smoothing_factor: float = field(
+        default=0.0, metadata={"help": "Share of the target that is spread over all labels."}
+    )
     lr_scheduler_type: SchedulerType = field(default="polynomial", metadata={"help": "Decay of the learning rate."})
     lr_scheduler_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Its arguments, as JSON."}
@@ -92,11 +98,20 @@ class AccelerateArguments:
 
     def __post_init__(self):
         if isinstance(self.lr_scheduler_kwargs, str):
-            self.lr_scheduler_kwargs = json.loads(self.lr_scheduler_kwargs)
+            try:
+                self.lr_scheduler_kwargs = json.loads(self.lr_scheduler_kwargs)
+            except ValueError as error:
+                raise ValueError(f"--lr_scheduler_kwargs is no JSON: {error}") from error
         for name in ("eval_steps", "checkpointing_steps"):
             value = getattr(self, name)
             if value not in ("epoch", "no") and not (value.isdecimal() and int(value) > 0):
                 raise ValueError(f"--{name} must be a number of steps, epoch or no, got {value}.")
+        optimizer = make_optimizer(torch.nn.Linear(1, 1), self)
+        if str(getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)) in MEASURED:
+            raise ValueError(f"--lr_scheduler_type {self.lr_scheduler_type} needs the script with `Trainer`.")
+        check_schedule(optimizer, self)
+        if self.with_tracking and self.report_to != "all":
+            check_trackers([self.report_to], LoggerType.list(), [str(each) for each in get_available_trackers()])
 
 
 def make_optimizer(model: torch.nn.Module, args: AccelerateArguments) -> torch.optim.Optimizer:
@@ -112,16 +127,32 @@ def make_optimizer(model: torch.nn.Module, args: AccelerateArguments) -> torch.o
         {"params": [each for each in trained if each not in exempt], "weight_decay": args.weight_decay},
         {"params": [each for each in trained if each in exempt], "weight_decay": 0.0},
     ]
-    options = dict(option.split("=") for option in (args.optim_args or "").replace(" ", "").split(",") if option)
-    if args.optim == "sgd":
-        momentum, nesterov = float(options.pop("momentum", 0)), options.pop("nesterov", "false").lower() == "true"
-        optimizer = torch.optim.SGD(groups, lr=args.learning_rate, momentum=momentum, nesterov=nesterov)
-    else:
-        betas = args.adam_beta1, args.adam_beta2
-        optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, betas=betas, eps=args.adam_epsilon)
+    options = parse_options(args.optim_args)
+    try:
+        if args.optim == "sgd":
+            momentum, nesterov = float(options.pop("momentum", 0)), options.pop("nesterov", "false").lower() == "true"
+            optimizer = torch.optim.SGD(groups, lr=args.learning_rate, momentum=momentum, nesterov=nesterov)
+        else:
+            betas = args.adam_beta1, args.adam_beta2
+            optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, betas=betas, eps=args.adam_epsilon)
+    except ValueError as error:
+        raise ValueError(f"--optim {args.optim} cannot be used: {error}") from error
     if options:
-        raise ValueError(f"--optim_args of {args.optim} cannot be {', '.join(options)}.")
+        raise ValueError(f"--optim_args: {', '.join(options)} would have no effect with --optim {args.optim}.")
     return optimizer
+
+
+def parse_options(text: str | None) -> dict[str, str]:
+    """
+    Reads `name=value,name=value`.
+
+    Raises:
+        ValueError: if it is written in another way.
+    """
+    options = [option.partition("=") for option in (text or "").replace(" ", "").split(",") if option]
+    if not all(name and value for name, _, value in options):
+        raise ValueError(f"--optim_args must be like momentum=0.9,nesterov=true, got {text}.")
+    return {name: value for name, _, value in options}
 
 
 class Loop:
@@ -239,15 +270,13 @@ class Loop:
         return loss.detach()
 
     def _loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        if self.setup.class_weights is None:
-            return self.model(**batch).loss
-        labels = batch["labels"]
-        return self.accelerator.unwrap_model(self.model).compute_loss(
-            self.model(pixel_values=batch["pixel_values"]).logits,
-            labels,
-            *labels.shape[-2:],
-            class_weights=self.setup.class_weights.to(labels.device),
-        )
+        return compute_loss(
+            self.model,
+            self.accelerator.unwrap_model(self.model),
+            batch,
+            self.setup.class_weights,
+            self.args.label_smoothing_factor,
+        )[0]
 
     def _clip_gradients(self) -> float | None:
         if self.args.max_grad_norm <= 0:
@@ -351,14 +380,18 @@ def train(
     Raises:
         TrainingError: if arguments, data and weights do not fit together, before any work.
     """
-    accelerator = Accelerator(
-        gradient_accumulation_steps=args.gradient_accumulation_steps,
-        mixed_precision=args.mixed_precision,
-        cpu=args.use_cpu,
-        log_with=args.report_to if args.with_tracking else None,
-        project_config=ProjectConfiguration(project_dir=args.output_dir),
-        dynamo_backend="inductor" if args.torch_compile else None,
-    )
+    try:
+        accelerator = Accelerator(
+            gradient_accumulation_steps=args.gradient_accumulation_steps,
+            mixed_precision=args.mixed_precision,
+            cpu=args.use_cpu,
+            log_with=args.report_to if args.with_tracking else None,
+            project_config=ProjectConfiguration(project_dir=args.output_dir),
+            dynamo_backend="inductor" if args.torch_compile else None,
+        )
+        check_connected(accelerator.num_processes)
+    except (ImportError, ValueError) as error:
+        raise TrainingError(str(error)) from error
     set_up_logging(accelerator.is_main_process)
     batch_size = announce(
         recipe,
@@ -405,7 +438,10 @@ def train(
             mixed_precision=accelerator.mixed_precision,
         )
         record(run, loop.unwrapped_model, loop.last_evaluation, facts, repo_id)
-        if repo_id is not None:
-            push(args, repo_id)
+    accelerator.wait_for_everyone()
     accelerator.end_training()
+    part()
+    # Alone, so that no process waits for it, however long it takes.
+    if repo_id is not None and accelerator.is_main_process:
+        push(args, repo_id)
     return loop

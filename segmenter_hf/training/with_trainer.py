@@ -2,16 +2,24 @@
 
 import dataclasses
 import logging
+import os
+import re
 
+import torch
+import torch._inductor
 import transformers
+from accelerate.utils import DynamoBackend
 from transformers import TrainingArguments, set_seed
+from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
+from ..processes import check_connected, part
+from .argument_checks import check_schedule, check_trackers
 from .arguments import DataArguments, MethodArguments, ModelArguments, TrainingError
 from .checkpoints import decide_checkpoint, replacing_files
 from .outcome import Run, choose_repository, describe_training, push, record
 from .recipes import Recipe, announce
 from .setup import prepare
-from .trainer import SegmentationTrainer, evaluation_dtype
+from .trainer import SegmentationTrainer, check_metric, evaluation_dtype
 
 
 logger = logging.getLogger(__name__)
@@ -31,14 +39,61 @@ def set_up_logging(is_main_process: bool, level: int = logging.INFO):
 def check_arguments(training_args: TrainingArguments, method_args: MethodArguments):
     """
     Raises:
-        TrainingError: for what would fail after the work.
+        TrainingError: for what would fail later.
     """
-    if training_args.load_best_model_at_end and training_args.metric_for_best_model == "loss":
-        # `Trainer`'s default, where a user who asks for the best model means the metric of the task.
-        training_args.metric_for_best_model = "mean_iou"
-        training_args.greater_is_better = True
+    try:
+        check_connected(training_args.world_size)
+        check_optimizer(training_args)
+        check_compilation(training_args)
+        check_trackers(training_args.report_to, list(INTEGRATION_TO_CALLBACK), get_available_reporting_integrations())
+        check_metric(training_args.metric_for_best_model)
+    except ValueError as error:
+        raise TrainingError(str(error)) from error
     if method_args.use_peft and (training_args.fsdp or training_args.deepspeed):
         raise TrainingError("--use_peft is for models that fit each process: leave out --fsdp and --deepspeed.")
+    if training_args.deepspeed and training_args.device.type == "cpu" and "DS_ACCELERATOR" not in os.environ:
+        raise TrainingError("--deepspeed needs accelerators, and there is none. For CPUs, set DS_ACCELERATOR=cpu.")
+    if training_args.accelerator_config.split_batches:
+        raise TrainingError(
+            "--accelerator_config: split_batches is not supported. Lower --per_device_train_batch_size."
+        )
+
+
+def check_optimizer(training_args: TrainingArguments):
+    """
+    Makes optimiser and schedule as for a run.
+
+    Raises:
+        ValueError: if their arguments do not fit them.
+    """
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    name, options = training_args.optim.value, training_args.optim_args
+    try:
+        optimizer_class, settings = SegmentationTrainer.get_optimizer_cls_and_kwargs(training_args)
+        # Others may need the model, or an accelerator.
+        if optimizer_class.__module__.startswith("torch.optim"):
+            optimizer_class([parameter], **settings)
+    except (ImportError, RuntimeError, TypeError, ValueError) as error:
+        given = f" with --optim_args {options}" if options else ""
+        raise ValueError(f"--optim {name}{given} cannot be used: {error}") from error
+    ignored = [option for option in re.findall(r"(\w+)=", options or "") if option not in settings]
+    if ignored:
+        raise ValueError(f"--optim_args: {', '.join(ignored)} would have no effect with --optim {name}. Leave it out.")
+    check_schedule(torch.optim.SGD([parameter], lr=training_args.learning_rate), training_args)
+
+
+def check_compilation(training_args: TrainingArguments):
+    """
+    Raises:
+        ValueError: for a backend or mode that there is not.
+    """
+    for name, known in (
+        ("torch_compile_backend", [backend.value.lower() for backend in DynamoBackend]),
+        ("torch_compile_mode", list(torch._inductor.list_mode_options())),
+    ):
+        value = getattr(training_args, name)
+        if value is not None and value not in known:
+            raise ValueError(f"--{name} must be among {', '.join(known)}, got {value!r}.")
 
 
 def train(
@@ -72,6 +127,13 @@ def train(
         checkpoint = decide_checkpoint(training_args.resume_from_checkpoint, training_args.output_dir)
     set_seed(training_args.seed)
     setup = prepare(model_args, data_args, method_args, recipe, training_args.seed, do_train=not only_evaluates)
+    check_metric(training_args.metric_for_best_model, setup.data.id2label)
+    num_examples = training_args.train_batch_size * training_args.world_size
+    if training_args.dataloader_drop_last and not only_evaluates and len(setup.train_dataset) < num_examples:
+        raise TrainingError(
+            f"--dataloader_drop_last leaves nothing to train on: {len(setup.train_dataset)} examples are no batch of "
+            f"{num_examples}. Leave it out."
+        )
 
     # At the end, with the figures: not by `Trainer`, which pushes whatever is in the folder at each checkpoint.
     training_args.push_to_hub = False
@@ -80,16 +142,20 @@ def train(
     # Every parameter gets a gradient in each step.
     if training_args.ddp_find_unused_parameters is None:
         training_args.ddp_find_unused_parameters = False
-    trainer = SegmentationTrainer(
-        model=setup.model,
-        args=training_args,
-        train_dataset=setup.train_dataset,
-        eval_dataset=setup.eval_dataset,
-        processing_class=setup.image_processor,
-        image_column=setup.data.image_column,
-        annotation_column=setup.data.annotation_column,
-        class_weights=setup.class_weights,
-    )
+    try:
+        trainer = SegmentationTrainer(
+            model=setup.model,
+            args=training_args,
+            train_dataset=setup.train_dataset,
+            eval_dataset=setup.eval_dataset,
+            processing_class=setup.image_processor,
+            image_column=setup.data.image_column,
+            annotation_column=setup.data.annotation_column,
+            class_weights=setup.class_weights,
+        )
+    # It checks arguments too, against each other and the machine.
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise TrainingError(str(error)) from error
     run = Run(
         *(model_args, data_args, method_args, recipe, setup, training_args),
         device=training_args.device,
@@ -132,9 +198,11 @@ def train(
     if trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(trainer.model)
         record(run, model, trainer.last_evaluation, facts, repo_id)
-        if repo_id is not None:
-            push(training_args, repo_id)
     trainer.accelerator.wait_for_everyone()
+    part()
+    # Alone, so that no process waits for it, however long it takes.
+    if repo_id is not None and trainer.is_world_process_zero():
+        push(training_args, repo_id)
     return trainer
 
 

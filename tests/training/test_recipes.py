@@ -107,11 +107,8 @@ def test_without_a_name_and_with_the_label_names_of_a_file(folder):
     assert parse(folder, "--labels", "ade20k", "--model_name_or_path", "somewhere")[-1].name == "ade20k"
 
 
-def test_unknown_recipes_and_values_are_refused(folder, capsys):
-    with pytest.raises(SystemExit):
+def test_unknown_recipes_and_values_are_refused(folder):
+    with pytest.raises(ValueError, match="invalid choice: 'ade'.*from_scratch"):
         parse(folder, "--recipe", "ade")
-    assert "from_scratch" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="--class_balance must be from 0"):
-        parse(folder, "--class_balance", 2)
     with pytest.raises(ValueError, match="--eval_steps must be a number of steps, epoch or no, got never"):
         parse(folder, "--eval_steps", "never", run_type=AccelerateArguments)

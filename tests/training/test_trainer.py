@@ -13,8 +13,9 @@ from transformers import TrainingArguments
 from segmenter_hf import SegmenterForSemanticSegmentation, SegmenterImageProcessor
 from segmenter_hf.data.augmentation import SegmentationAugmentation
 from segmenter_hf.evaluation.protocol import evaluate_sliding_window
+from segmenter_hf.training.arguments import TrainingError
 from segmenter_hf.training.samples import TrainingDataset
-from segmenter_hf.training.trainer import SegmentationTrainer
+from segmenter_hf.training.trainer import SegmentationTrainer, check_metric
 
 from ..common import random_labels, random_pixel_values, tiny_config
 
@@ -87,6 +88,49 @@ def test_class_weights_weigh_the_loss(trainer_parts):
     unweighted = SegmentationTrainer(**arguments).compute_loss(model, {"pixel_values": pixel_values, "labels": labels})
     assert unweighted.item() == pytest.approx(model(pixel_values, labels=labels).loss.item())
     assert abs(unweighted.item() - loss.item()) > 0.01
+
+
+def test_labels_are_smoothed_in_training_but_not_in_evaluation(trainer_parts, tmp_path):
+    model, image_processor, examples, arguments = trainer_parts
+    args = TrainingArguments(
+        str(tmp_path),
+        use_cpu=True,
+        report_to="none",
+        remove_unused_columns=False,
+        max_steps=1,
+        logging_steps=1,
+        per_device_train_batch_size=4,
+        learning_rate=0.0,
+        label_smoothing_factor=0.3,
+    )
+    trainer = SegmentationTrainer(**{**arguments, "args": args})
+    trainer.train()
+    (batch,) = trainer.get_train_dataloader()
+    logits = interpolate(model(batch["pixel_values"]).logits, size=batch["labels"].shape[-2:], mode="bilinear")
+    expected = cross_entropy(logits, batch["labels"], ignore_index=255, label_smoothing=0.3)
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected.item(), rel=1e-4)
+    assert trainer.evaluate()["eval_loss"] == evaluate_sliding_window(model, image_processor, examples)["loss"]
+
+
+@pytest.mark.parametrize("name", ["mean_iou", "eval_mean_iou", "iou/sky", "eval_iou/sky", "loss", "runtime", None])
+def test_names_of_figures_that_evaluation_gives_pass(name):
+    check_metric(name)
+    check_metric(name, {0: "sky", 1: "road"})
+
+
+@pytest.mark.parametrize("name", ["miou", "iou", "eval_", "iou/sea", "sky"])
+def test_other_names_of_figures_are_refused_before_the_work(name):
+    with pytest.raises(TrainingError, match=f"must be among loss, mean_iou, .*, iou/sky, iou/road, got '{name}'"):
+        check_metric(name, {0: "sky", 1: "road"})
+
+
+def test_no_model_is_the_best_by_a_label_that_does_not_occur(trainer_parts, tmp_path, caplog):
+    _, _, examples, arguments = trainer_parts
+    args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", metric_for_best_model="iou/LABEL_4")
+    trainer = SegmentationTrainer(**{**arguments, "args": args})
+    assert not trainer._determine_best_metric({"eval_iou/LABEL_4": None}, None)
+    assert "There is no eval_iou/LABEL_4" in caplog.text
+    assert trainer._determine_best_metric({"eval_iou/LABEL_4": 0.5}, None)
 
 
 def test_the_best_model_is_that_of_the_best_mean_iou(trainer_parts, tmp_path):

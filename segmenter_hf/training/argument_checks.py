@@ -1,0 +1,350 @@
+"""What arguments may be: types in files, ranges, and which contradict each other or have no effect."""
+
+import enum
+import math
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import torch
+from transformers import get_scheduler
+
+
+@dataclass(frozen=True)
+class Range:
+    """
+    Numbers between two bounds, of which each may be left out.
+
+    Args:
+        least, most (`float`, *optional*): Bounds that belong to it.
+        above, below (`float`, *optional*): Bounds that do not.
+        others (`tuple`, *optional*): Values beside those.
+    """
+
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+    others: tuple = ()
+
+    def __contains__(self, value: float) -> bool:
+        if value in self.others:
+            return True
+        # In this form, NaN is outside of all.
+        return (
+            math.isfinite(value)
+            and (self.least is None or value >= self.least)
+            and (self.most is None or value <= self.most)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        bounds = {"at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
+        text = " and ".join(f"{words} {bound}" for words, bound in bounds.items() if bound is not None)
+        return " or ".join([text or "finite", *map(str, self.others)])
+
+
+COUNT = Range(least=1)
+SHARE = Range(least=0, below=1)
+NOT_NEGATIVE = Range(least=0)
+POSITIVE = Range(above=0)
+SEED = Range(least=0, below=2**32)
+# Of both scripts. What is not here must be finite.
+RANGES = {
+    **dict.fromkeys(
+        (
+            *("hidden_size", "num_hidden_layers", "patch_size"),
+            *("max_train_samples", "max_eval_samples"),
+            *("short_side", "long_side", "crop_height", "crop_width", "window_stride"),
+            *("lora_r", "lora_alpha"),
+            *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
+            *("max_train_steps", "save_total_limit", "eval_accumulation_steps", "torch_empty_cache_steps"),
+            *("dataloader_prefetch_factor", "ddp_timeout", "ddp_bucket_cap_mb"),
+        ),
+        COUNT,
+    ),
+    **dict.fromkeys(
+        (
+            "decoder_dropout_prob",
+            "drop_path_rate",
+            "lora_dropout",
+            "adam_beta1",
+            "adam_beta2",
+            "label_smoothing_factor",
+        ),
+        SHARE,
+    ),
+    **dict.fromkeys(
+        (
+            *("learning_rate", "weight_decay", "max_grad_norm", "num_warmup_steps", "warmup_steps", "warmup_ratio"),
+            *("eval_steps", "eval_delay", "dataloader_num_workers", "decoder_num_hidden_layers"),
+        ),
+        NOT_NEGATIVE,
+    ),
+    **dict.fromkeys(
+        ("min_scale", "max_scale", "adam_epsilon", "num_train_epochs", "logging_steps", "save_steps"), POSITIVE
+    ),
+    **dict.fromkeys(("seed", "data_seed"), SEED),
+    "max_class_share": Range(above=0, most=1),
+    "class_balance": Range(least=0, most=1),
+    "train_val_split": Range(above=0, below=1),
+    "max_steps": Range(least=1, others=(-1,)),
+}
+
+REMEDIES = {
+    **dict.fromkeys(("max_train_samples", "max_eval_samples"), "Leave it out for all examples."),
+    **dict.fromkeys(
+        ("num_train_epochs", "max_steps", "max_train_steps"),
+        "To evaluate only, run scripts/evaluate_semantic_segmentation.py.",
+    ),
+}
+
+# Of `TrainingArguments`: why they have no effect, unless they are given the value that is true here anyway.
+ORDER = "the order of the samples depends on seed and epoch alone"
+FIGURES = "evaluation adds up figures image by image, and gathers no outputs"
+WITHOUT_EFFECT = {
+    "remove_unused_columns": "samples have no columns",
+    "train_sampling_strategy": ORDER,
+    "group_by_length": ORDER,
+    "length_column_name": ORDER,
+    "label_names": "labels are those of label maps",
+    "prediction_loss_only": FIGURES,
+    "eval_do_concat_batches": FIGURES,
+    "eval_use_gather_object": FIGURES,
+    "eval_accumulation_steps": FIGURES,
+    "include_for_metrics": FIGURES,
+    "include_inputs_for_metrics": FIGURES,
+    "batch_eval_metrics": FIGURES,
+    "average_tokens_across_devices": "the loss is the mean over the pixels of each process",
+    "use_cache": "the model generates no text",
+    "do_predict": "there is no split to predict on; scripts/evaluate_semantic_segmentation.py scores any",
+    "hub_strategy": "the model is pushed once, at the end",
+    "hub_always_push": "the model is pushed once, at the end",
+}
+HARMLESS = {"remove_unused_columns": False}
+# Those that would do something else than they say.
+UNSUPPORTED = {
+    "neftune_noise_alpha": "its noise is for embeddings of text",
+    "use_liger_kernel": "its kernels are for models of text",
+    "liger_kernel_config": "its kernels are for models of text",
+    "include_num_input_tokens_seen": "images have no tokens",
+    "hub_revision": "models are pushed to the main branch",
+}
+
+
+def check_types(given: Mapping[str, Any], dataclasses: tuple[type, ...], source: str):
+    """
+    Checks arguments of a file, which no parser has seen.
+
+    Args:
+        given (`Mapping`): Arguments by name.
+        dataclasses (`tuple[type, ...]`): Those that have them as fields.
+        source (`str`): The file, for messages.
+
+    Raises:
+        ValueError: for names that there are not, values of other types, and what is missing.
+    """
+    hints = {name: hint for each in dataclasses for name, hint in get_type_hints(each).items()}
+    known = {field.name: field for each in dataclasses for field in fields(each) if field.init}
+    unknown = sorted(set(given) - known.keys(), key=str)
+    if unknown:
+        raise ValueError(f"{source}: there are no arguments {', '.join(map(str, unknown))}. --help lists all.")
+    for name, value in given.items():
+        if not _fits(value, hints[name]):
+            raise ValueError(f"{source}: {name} must be of type {_describe(hints[name])}, got {value!r}.")
+        choices = known[name].metadata.get("choices")
+        if choices is not None and value is not None and value not in choices:
+            raise ValueError(f"{source}: {name} must be one of {', '.join(map(str, choices))}, got {value!r}.")
+    for name, field in known.items():
+        if name not in given and field.default is MISSING and field.default_factory is MISSING:
+            raise ValueError(f"{source}: {name} is missing.")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    kind = get_origin(hint) or hint
+    if kind in (Union, types.UnionType):
+        return any(_fits(value, each) for each in get_args(hint))
+    if kind is Literal:
+        return value in get_args(hint)
+    if kind is Any:
+        return True
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return value in [each.value for each in kind]
+    if kind is list:
+        return isinstance(value, list) and all(_fits(each, get_args(hint)[0]) for each in value)
+    return isinstance(value, kind)
+
+
+def _describe(hint: Any) -> str:
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(map(_describe, get_args(hint)))
+    return {type(None): "null"}.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def check_ranges(values: Mapping[str, Any]):
+    """
+    Args:
+        values (`Mapping`): Arguments of either script by name, as they are given or a recipe has them.
+
+    Raises:
+        ValueError: for what is out of range, empty or not finite.
+    """
+    for name, value in values.items():
+        expected = RANGES.get(name, Range())
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if is_number and value not in expected:
+            raise ValueError(f"--{name} must be {expected}, got {value}. {REMEDIES.get(name, '')}".rstrip())
+        if name in ("warmup_steps", "num_warmup_steps") and value > 1 and value != int(value):
+            raise ValueError(f"--{name} must be a whole number, or below 1 for a share of all steps, got {value}.")
+        if isinstance(value, str) and not value.strip() and name in NEVER_EMPTY:
+            raise ValueError(f"--{name} must not be empty.")
+    for name, reason in UNSUPPORTED.items():
+        if values.get(name) not in (None, False, "no", "no-op"):
+            raise ValueError(f"--{name} is not supported: {reason}. Leave it out.")
+    smallest, largest = values.get("min_scale", 0.5), values.get("max_scale", 2.0)
+    if smallest > largest:
+        raise ValueError(f"--min_scale must be at most --max_scale, got {smallest} and {largest}.")
+    if values.get("do_train") is False and not values.get("do_eval"):
+        raise ValueError("--do_train False leaves nothing to do: pass --do_eval too, or leave both out for both.")
+    for name in ("dataloader_persistent_workers", "dataloader_multiprocessing_context"):
+        if values.get(name) and not values.get("dataloader_num_workers"):
+            raise ValueError(f"--{name} needs --dataloader_num_workers of at least 1.")
+
+
+# Schedules that go by a figure of evaluation.
+MEASURED = ("greedy", "reduce_lr_on_plateau")
+NEVER_EMPTY = (
+    *("model_name_or_path", "config_name", "image_processor_name", "model_revision", "attn_implementation"),
+    *("dataset_name", "labels", "train_split", "validation_split", "output_dir"),
+)
+
+
+def find_without_effect(
+    given: Mapping[str, Any], values: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> Iterator[str]:
+    """
+    Tells which arguments have no effect, and why.
+
+    Args:
+        given (`Mapping`): Those that were given, by name.
+        values (`Mapping`): All of them.
+        defaults (`Mapping`): What those are that are not given.
+
+    Yields:
+        `str`: a sentence for each.
+    """
+    for name, reason in WITHOUT_EFFECT.items():
+        if name in given and given[name] != HARMLESS.get(name, defaults.get(name)):
+            yield f"--{name} has no effect: {reason}."
+    warmup_steps = values.get("warmup_steps", values.get("num_warmup_steps", 0))
+    if 0 < (values.get("max_steps") or values.get("max_train_steps") or 0) <= warmup_steps:
+        yield f"--learning_rate is not reached: {int(warmup_steps)} steps of warm-up are no fewer than all steps."
+    for names, has_effect, reason in _conditions(values):
+        for name in names:
+            if name in given and not has_effect:
+                yield f"--{name} has no effect {reason}."
+
+
+def _conditions(values: Mapping[str, Any]) -> list[tuple[tuple[str, ...], bool, str]]:
+    """Arguments, whether they have an effect, and the end of a sentence that says why not."""
+
+    def get(name: str) -> str:
+        value = values.get(name)
+        return str(getattr(value, "value", value))
+
+    has_weights = values.get("model_name_or_path") is not None
+    sizes = ("hidden_size", "num_hidden_layers")
+    optim, scheduler, save_strategy = get("optim"), get("lr_scheduler_type"), get("save_strategy")
+    uses_best = values.get("load_best_model_at_end") or save_strategy == "best" or scheduler in MEASURED
+    max_steps = values.get("max_steps") or values.get("max_train_steps") or -1
+    conditions = [
+        (sizes, not has_weights, "with --model_name_or_path, whose sizes are kept"),
+        (("config_name",), not has_weights, "with --model_name_or_path, which has its own"),
+        (
+            (*sizes, "patch_size", "decoder_type", "decoder_num_hidden_layers"),
+            values.get("config_name") is None,
+            "with --config_name, whose sizes are taken",
+        ),
+        (("model_revision",), has_weights, "without --model_name_or_path"),
+        (
+            ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"),
+            bool(values.get("use_peft")),
+            "without --use_peft",
+        ),
+        (("num_train_epochs",), max_steps < 1, "with a number of steps"),
+        (("adam_beta1", "adam_beta2", "adam_epsilon"), optim != "sgd", "with --optim sgd"),
+        (("warmup_steps", "num_warmup_steps"), scheduler != "constant", "with --lr_scheduler_type constant"),
+        (
+            ("hub_model_id", "hub_private_repo", "hub_token"),
+            bool(values.get("push_to_hub")),
+            "without --push_to_hub",
+        ),
+    ]
+    if "with_tracking" in values:
+        conditions.append((("report_to",), bool(values["with_tracking"]), "without --with_tracking"))
+    else:
+        strategies = (
+            ("eval_steps", "eval_strategy"),
+            ("save_steps", "save_strategy"),
+            ("logging_steps", "logging_strategy"),
+        )
+        conditions += [
+            ((name,), get(strategy) == "steps", f"without --{strategy} steps") for name, strategy in strategies
+        ]
+        conditions += [
+            (("eval_delay",), get("eval_strategy") != "no", "without --eval_strategy"),
+            (("save_total_limit",), save_strategy != "no", "with --save_strategy no"),
+            (("metric_for_best_model", "greater_is_better"), bool(uses_best), "without --load_best_model_at_end"),
+            (("push_to_hub",), not _only_evaluates(values), "with --do_eval and without --do_train"),
+        ]
+    return conditions
+
+
+def _only_evaluates(values: Mapping[str, Any]) -> bool:
+    return bool(values.get("do_eval")) and not values.get("do_train")
+
+
+def check_schedule(optimizer: torch.optim.Optimizer, args: Any) -> Any:
+    """
+    Makes the schedule of the learning rate as for a run.
+
+    Raises:
+        ValueError: if its arguments do not fit it.
+    """
+    name, settings = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)), args.lr_scheduler_kwargs
+    try:
+        return get_scheduler(name, optimizer, 0, 1000, scheduler_specific_kwargs=settings)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        given = f" with --lr_scheduler_kwargs {settings}" if settings else ""
+        raise ValueError(f"--lr_scheduler_type {name}{given} cannot be used: {error}") from error
+
+
+def check_trackers(names: Sequence[str], known: Sequence[str], installed: Sequence[str]):
+    """
+    Raises:
+        ValueError: for a tracker that there is not, or that is not installed.
+    """
+    for name in names:
+        if name not in known:
+            raise ValueError(f"--report_to must be among {', '.join(known)}, got {name!r}.")
+        if name not in installed:
+            package = '"segmenter_hf[track]"' if name in ("tensorboard", "trackio") else name
+            raise ValueError(f"--report_to {name}: it is not installed. pip install {package}")
+
+
+__all__ = [
+    "MEASURED",
+    "RANGES",
+    "Range",
+    "check_ranges",
+    "check_schedule",
+    "check_trackers",
+    "check_types",
+    "find_without_effect",
+]
