@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from PIL import Image
 from accelerate.utils import parse_flag_from_env
+from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, BaseImageProcessor, PreTrainedModel
 
 from ..data.checks import check_splits
