@@ -32,8 +32,8 @@ def check_records(path: Path, archive: zipfile.ZipFile):
     damaged = [record.filename for record in archive.infolist() if not _is_intact(archive, record)]
     if damaged:
         raise ConversionError(
-            f"{path} is damaged: what it holds does not fit its checksums, in {list_names(damaged)}. Remove it, and copy "
-            "or download it again."
+            f"{path} is damaged: what it holds does not fit its checksums, in {list_names(damaged)}. Remove it, and "
+            "copy or download it again."
         )
 
 
