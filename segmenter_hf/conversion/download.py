@@ -25,6 +25,7 @@ import huggingface_hub.constants
 from filelock import FileLock, Timeout
 from huggingface_hub.utils import tqdm
 
+from ..outputs import OutputError, write_text
 from .errors import ConversionError
 from .other_files import START_LENGTH, recognise_other_file
 
@@ -105,9 +106,7 @@ class PartialFile:
         self.path.write_bytes(b"")
         self.validator, self.total_size = validator, total_size
         values = {"url": self.url, "validator": self.validator, "total_size": self.total_size}
-        written = self.description.with_name(f"{self.description.name}.new")
-        written.write_text(json.dumps(values))
-        os.replace(written, self.description)
+        write_text(self.description, json.dumps(values))
 
     def discard(self):
         self.path.unlink(missing_ok=True)
@@ -473,6 +472,8 @@ def download_file(
                 partial.discard()
                 raise ConversionError(f"{shown_url} is not the expected file: {problem}. It was not kept.")
             partial.move_to(path)
+    except OutputError as error:
+        raise ConversionError(str(error)) from error
     except OSError as error:
         raise ConversionError(f"{path} cannot be written: {error.strerror or error}.") from error
     return path

@@ -16,6 +16,7 @@ from ..data.checks import check_splits
 from ..data.examples import ExampleReader
 from ..data.loading import SegmentationData, load_segmentation_data
 from ..image_processing_pil_segmenter import SegmenterImageProcessingMixin, reduce_labels, to_labels
+from ..outputs import check_output_dir, check_output_file, refuse_unwritable, replacing_file
 from ..processes import check_connected, check_launch
 from ..visualization import draw_comparison
 from .protocol import WorstCases, evaluate_sliding_window
@@ -37,6 +38,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         EvaluationError: if arguments, model, image processor and data do not fit together, before the evaluation.
         ExampleError: if an image cannot be scored, in the process that was to.
+        OutputError: if what has become of it cannot be written.
     """
     check_launch()
     # The variable is what the check leaves where there is no accelerator.
@@ -44,6 +46,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     check_connected(state.num_processes)
     try:
         check_arguments(args)
+        if state.is_main_process:
+            check_outputs(args)
         device = find_device(args.device or state.device)
         model, image_processor = load_model(args)
         data = load_segmentation_data(
@@ -72,11 +76,12 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             do_reduce_labels=image_processor.do_reduce_labels,
             image_processor=image_processor,
         )
-        # What cannot be read or written should fail now, not after the work.
+        # What cannot be read should fail now, not after the work.
         data_fingerprint = None
         if state.is_main_process:
             data_fingerprint = fingerprint(examples, data.image_column, data.annotation_column)
-        make_folders(args)
+    except ModuleNotFoundError:
+        raise
     except (ImportError, OSError, ValueError) as error:
         raise EvaluationError(str(error)) from error
 
@@ -97,8 +102,6 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         worst_cases=worst_cases,
         **protocol,
     )
-    if worst_cases is not None:
-        draw_worst_cases(worst_cases, args.worst_cases_dir, examples, data, image_processor, model.config)
     results = make_results(
         figures,
         model_name=str(args.model_name_or_path),
@@ -117,9 +120,13 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         **protocol,
     )
     if state.is_main_process:
-        print(json.dumps(results, indent=2))
+        # First of all, so that a disk that has filled up meanwhile does not cost the figures.
+        with refuse_unwritable("standard output"):
+            print(json.dumps(results, indent=2), flush=True)
         if args.output_file is not None:
             write_results(results, args.output_file)
+    if worst_cases is not None:
+        draw_worst_cases(worst_cases, args.worst_cases_dir, examples, data, image_processor, model.config)
     state.wait_for_everyone()
     return results
 
@@ -127,27 +134,23 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
 def check_arguments(args: argparse.Namespace):
     """
     Raises:
-        EvaluationError: for numbers that are out of range, and an output file that is a folder.
+        EvaluationError: for numbers that are out of range.
     """
     for name, least in (("window_batch_size", 1), ("max_eval_samples", 1), ("short_side", 1), ("worst_cases", 0)):
         value = getattr(args, name)
         if value is not None and value < least:
             raise EvaluationError(f"--{name} must be at least {least}, got {value}.")
-    if args.output_file is not None and args.output_file.is_dir():
-        raise EvaluationError(f"--output_file {args.output_file} is a folder, expected the name of a file in it.")
 
 
-def make_folders(args: argparse.Namespace):
+def check_outputs(args: argparse.Namespace):
     """
-    The folders of what is to be written.
-
     Raises:
-        OSError: if they cannot be made.
+        OutputError: if what is to be written cannot be.
     """
     if args.output_file is not None:
-        args.output_file.parent.mkdir(parents=True, exist_ok=True)
+        check_output_file(args.output_file)
     if args.worst_cases_dir is not None:
-        args.worst_cases_dir.mkdir(parents=True, exist_ok=True)
+        check_output_dir(args.worst_cases_dir)
 
 
 def find_device(device: str | torch.device) -> torch.device:
@@ -263,7 +266,8 @@ def draw_worst_cases(
             palette=config.palette,
             ignore_index=config.semantic_loss_ignore_index,
         )
-        picture.save(folder / f"{100 * score:05.1f}_image_{index:05d}.png")
+        with replacing_file(folder / f"{100 * score:05.1f}_image_{index:05d}.png") as unfinished:
+            picture.save(unfinished)
 
 
 __all__ = ["EvaluationError", "evaluate"]

@@ -24,6 +24,7 @@ import segmenter_hf
 
 from ..data.examples import require_length
 from ..data.image_files import read_bytes
+from ..outputs import write_text
 from .metrics import nan_to_none
 from .protocol import MULTI_SCALES
 
@@ -150,12 +151,8 @@ def describe_device(device: torch.device) -> str:
 
 
 def write_results(results: Mapping[str, Any], path: str | Path):
-    """Writes results as JSON, beside their place and then renamed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    """Writes results as JSON. See [`~segmenter_hf.outputs.write_text`]."""
+    write_text(path, json.dumps(results, indent=2, allow_nan=False) + "\n")
 
 
 def read_results_file(path: str | Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@ Model cards of the released checkpoints, written by code: `model_cards/<reposito
 checkpoints and `model_cards/results/<repository>.json`. Neither is edited by hand, but for measured results.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
+from .. import outputs
 from ..conversion.released import ARCHITECTURES, RELEASED, ReleasedCheckpoint
 from .card_facts import DATASETS, IMAGENET_HUB_ID, PRETRAINED_WEIGHTS, WIDGET_IMAGES
 from .card_text import make_title, write_text
@@ -194,7 +194,9 @@ def write_documents(folder: str | Path) -> list[Path]:
     documents = make_documents(folder)
     written = sorted(_find_stale(documents))
     for file in written:
-        _write(file, documents[file])
+        outputs.check_output_file(file)
+    for file in written:
+        outputs.write_text(file, documents[file])
     return written
 
 
@@ -218,17 +220,12 @@ def add_results(folder: str | Path, evaluations: Sequence[tuple[ReleasedCheckpoi
     results = {row: update_results(row, read_results(folder, row)) for row, _ in evaluations}
     for row, evaluation in evaluations:
         results[row] = replace_measured(results[row], measured_result(row, evaluation))
+    for row in results:
+        outputs.check_output_file(results_file(folder, row))
     for row, added in results.items():
-        _write(results_file(folder, row), format_results(row, added))
+        # Complete or not at all: such a file holds measured figures that are nowhere else.
+        outputs.write_text(results_file(folder, row), format_results(row, added))
     return [results_file(folder, row) for row in results]
-
-
-def _write(file: Path, text: str):
-    """Complete or not at all: a file of results holds measured figures that are nowhere else."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f"{file.name}.part")
-    unfinished.write_bytes(text.encode())
-    os.replace(unfinished, file)
 
 
 __all__ = [

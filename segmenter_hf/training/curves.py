@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from transformers.trainer import TRAINER_STATE_NAME
 
+from ..outputs import replacing_file
 from .checkpoints import find_last_checkpoint
 
 
@@ -282,17 +282,16 @@ def _draw(axes, curve: Curve, x: str, colour, smoothing: float = 0.0, scale: flo
 
 def save_figure(figure, output_file: str | Path):
     """
-    Writes a figure of matplotlib in the format that the file's name ends with, beside its place first.
+    Writes a figure of matplotlib in the format that the file's name ends with.
 
     Raises:
+        OutputError: if it cannot be written.
         ValueError: if that is none of `FORMATS`.
     """
     output_file = Path(output_file)
     check_format(output_file)
-    output_file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = output_file.with_name(output_file.name + ".part")
-    figure.savefig(unfinished, format=output_file.suffix[1:].lower(), dpi=150)
-    os.replace(unfinished, output_file)
+    with replacing_file(output_file) as unfinished:
+        figure.savefig(unfinished, format=output_file.suffix[1:].lower(), dpi=150)
 
 
 def check_format(output_file: Path):

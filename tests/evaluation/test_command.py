@@ -1,12 +1,13 @@
 """What the evaluation script refuses before any work."""
 
+import os
 from argparse import Namespace
-from pathlib import Path
 
 import pytest
 import torch
 
-from segmenter_hf.evaluation.command import EvaluationError, check_arguments, find_classes, find_device
+from segmenter_hf.evaluation.command import EvaluationError, check_arguments, check_outputs, find_classes, find_device
+from segmenter_hf.outputs import OutputError
 
 
 ID2LABEL = {0: "sky", 1: "road", 2: "0"}
@@ -14,7 +15,7 @@ ID2LABEL = {0: "sky", 1: "road", 2: "0"}
 
 def arguments(**changes) -> Namespace:
     settings = {"window_batch_size": 8, "max_eval_samples": None, "short_side": None, "worst_cases": 0}
-    return Namespace(**{**settings, "output_file": None, **changes})
+    return Namespace(**{**settings, **changes})
 
 
 @pytest.mark.parametrize("name", ["window_batch_size", "max_eval_samples", "short_side"])
@@ -24,10 +25,18 @@ def test_numbers_that_are_out_of_range(name):
         check_arguments(arguments(**{name: 0}))
 
 
-def test_output_file_that_is_a_folder(tmp_path):
-    check_arguments(arguments(output_file=Path(tmp_path) / "results.json"))
-    with pytest.raises(EvaluationError, match="is a folder, expected the name of a file"):
-        check_arguments(arguments(output_file=Path(tmp_path)))
+def test_outputs_are_probed_and_nothing_is_left(tmp_path):
+    (tmp_path / "file").touch()
+    fine = {"output_file": tmp_path / "new" / "results.json", "worst_cases_dir": tmp_path / "worst"}
+    check_outputs(Namespace(**fine))
+    assert os.listdir(tmp_path) == ["file"]
+    for changes, message in (
+        ({"output_file": tmp_path}, "is a folder, expected the name of a file"),
+        ({"output_file": tmp_path / "file" / "results.json"}, "results.json cannot be written"),
+        ({"worst_cases_dir": tmp_path / "file"}, "file is a file, expected a folder"),
+    ):
+        with pytest.raises(OutputError, match=message):
+            check_outputs(Namespace(**(fine | changes)))
 
 
 def test_devices():
