@@ -25,7 +25,7 @@ extras = {
     # Images of more bands than Pillow reads, with the compressions that programs for maps use.
     "tiff": ["imagecodecs>=2024.9.22", "tifffile>=2024.8.30"],
     # The protocols that the published figures were measured by.
-    "evaluate": ["datasets>=4.0.0", "evaluate>=0.4.6"],
+    "evaluate": ["accelerate>=1.9.0", "datasets>=4.0.0", "evaluate>=0.4.6"],
     # Checkpoints of other code bases. Downloads also take the HTTP client of huggingface_hub, whichever it depends on.
     "convert": ["filelock>=3.12", "pyyaml>=6.0"],
 }

@@ -31,50 +31,53 @@ import time
 import warnings
 from pathlib import Path
 
-import datasets
-import evaluate
 import numpy as np
-import torch
 from PIL import Image
 
-import segmenter_hf
-from segmenter_hf import SegmenterImageProcessor
-from segmenter_hf.data.augmentation import SegmentationAugmentation
-from segmenter_hf.data.loading import load_segmentation_data
-from segmenter_hf.evaluation import MeanIoU
-from segmenter_hf.training.samples import Draw, TrainingDataset
+
+try:
+    from segmenter_hf.command_line import run
+# While torch is loaded, which takes seconds. What else takes long, or may be missing, is imported in functions.
+except KeyboardInterrupt:
+    print("benchmark.py: interrupted.", file=sys.stderr)
+    sys.exit(130)
 
 
 IGNORE_INDEX = 255
 PHOTO = Path(__file__).parent / "images" / "china.jpg"
 
 
-class HistogramMeanIoU(evaluate.Metric):
-    """Mean IoU from buffered maps and three histograms of each."""
+def make_peer(cache_dir: str):
+    """Mean IoU as a metric of `evaluate`, from buffered maps and three histograms of each."""
+    import datasets
+    import evaluate
 
-    def _info(self):
-        features = datasets.Features({"predictions": datasets.Image(), "references": datasets.Image()})
-        return evaluate.MetricInfo(description="", citation="", features=features)
+    class HistogramMeanIoU(evaluate.Metric):
+        def _info(self):
+            features = datasets.Features({"predictions": datasets.Image(), "references": datasets.Image()})
+            return evaluate.MetricInfo(description="", citation="", features=features)
 
-    def _compute(self, predictions, references, num_labels: int, ignore_index: int) -> dict:
-        intersection, predicted, true = np.zeros((3, num_labels))
-        bins = {"bins": num_labels, "range": (0, num_labels - 1)}
-        for prediction, reference in zip(predictions, references, strict=True):
-            prediction, reference = np.array(prediction), np.array(reference)
-            valid = reference != ignore_index
-            prediction, reference = prediction[valid], reference[valid]
-            intersection += np.histogram(prediction[prediction == reference], **bins)[0]
-            predicted += np.histogram(prediction, **bins)[0]
-            true += np.histogram(reference, **bins)[0]
-        with np.errstate(invalid="ignore"):
-            iou, accuracy = intersection / (predicted + true - intersection), intersection / true
-        return {
-            "mean_iou": np.nanmean(iou),
-            "mean_accuracy": np.nanmean(accuracy),
-            "overall_accuracy": intersection.sum() / true.sum(),
-            "per_category_iou": iou,
-            "per_category_accuracy": accuracy,
-        }
+        def _compute(self, predictions, references, num_labels: int, ignore_index: int) -> dict:
+            intersection, predicted, true = np.zeros((3, num_labels))
+            bins = {"bins": num_labels, "range": (0, num_labels - 1)}
+            for prediction, reference in zip(predictions, references, strict=True):
+                prediction, reference = np.array(prediction), np.array(reference)
+                valid = reference != ignore_index
+                prediction, reference = prediction[valid], reference[valid]
+                intersection += np.histogram(prediction[prediction == reference], **bins)[0]
+                predicted += np.histogram(prediction, **bins)[0]
+                true += np.histogram(reference, **bins)[0]
+            with np.errstate(invalid="ignore"):
+                iou, accuracy = intersection / (predicted + true - intersection), intersection / true
+            return {
+                "mean_iou": np.nanmean(iou),
+                "mean_accuracy": np.nanmean(accuracy),
+                "overall_accuracy": intersection.sum() / true.sum(),
+                "per_category_iou": iou,
+                "per_category_accuracy": accuracy,
+            }
+
+    return HistogramMeanIoU(cache_dir=cache_dir)
 
 
 def mask_like_map(generator: np.random.Generator, centres: np.ndarray, labels: np.ndarray, size: int) -> np.ndarray:
@@ -123,13 +126,17 @@ def time_metric(metric, pairs: list, settings: dict) -> tuple[float, dict]:
 
 
 def benchmark_metric(args: argparse.Namespace) -> dict:
+    import evaluate
+
+    from segmenter_hf.evaluation import MeanIoU
+
     settings = {"num_labels": args.num_labels, "ignore_index": IGNORE_INDEX}
     rows = []
     with tempfile.TemporaryDirectory() as cache_dir:
         if args.hub_script is not None:
             peer = evaluate.load(str(args.hub_script), cache_dir=cache_dir)
         else:
-            peer = HistogramMeanIoU(cache_dir=cache_dir)
+            peer = make_peer(cache_dir)
         for kind in ("masks", "noise"):
             pairs_of_bytes = make_maps(kind, args.num_maps, args.size, args.num_labels)
             for dtype in ("uint8", "int64"):
@@ -188,6 +195,13 @@ class DecodedPhoto:
 
 
 def benchmark_augmentation(args: argparse.Namespace) -> dict:
+    import torch
+
+    from segmenter_hf import SegmenterImageProcessor
+    from segmenter_hf.data.augmentation import SegmentationAugmentation
+    from segmenter_hf.data.loading import load_segmentation_data
+    from segmenter_hf.training.samples import Draw, TrainingDataset
+
     torch.set_num_threads(1)
     if args.dataset_name is None:
         examples, columns, source = DecodedPhoto(args.num_images), ("image", "annotation"), PHOTO.name
@@ -239,7 +253,7 @@ def print_table(rows: list[dict]):
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
 
 
-def main() -> int:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     metric = commands.add_parser("metric", help="MeanIoU against the Hub's mean_iou")
@@ -258,8 +272,19 @@ def main() -> int:
     augmentation.set_defaults(run=benchmark_augmentation)
     for command in commands.choices.values():
         command.add_argument("--output_file", type=Path, help="JSON file to write (default: only print)")
-    args = parser.parse_args()
+    return parser.parse_args()
 
+
+def benchmark(args: argparse.Namespace):
+    import datasets
+    import evaluate
+    import torch
+
+    import segmenter_hf
+    from segmenter_hf.outputs import check_output_file, write_text
+
+    if args.output_file is not None:
+        check_output_file(args.output_file)
     # `evaluate` says for each int64 map that it takes int32.
     warnings.filterwarnings("ignore", message="Downcasting array dtype")
     results = {"command": " ".join(sys.argv), **args.run(args)}
@@ -270,10 +295,13 @@ def main() -> int:
     results["versions"] |= {module.__name__: module.__version__ for module in modules}
     print_table(results["rows"])
     if args.output_file is not None:
-        unfinished = args.output_file.with_name(args.output_file.name + ".part")
-        unfinished.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        os.replace(unfinished, args.output_file)
-    return 0
+        write_text(args.output_file, json.dumps(results, indent=2) + "\n")
+
+
+def main() -> int:
+    args = parse_arguments()
+    # Those of datasets that are not there, or of another kind.
+    return run(lambda: benchmark(args), (OSError, ValueError), if_interrupted="Run it again.", extra="evaluate")
 
 
 if __name__ == "__main__":

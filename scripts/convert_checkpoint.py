@@ -35,14 +35,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from huggingface_hub import HfApi
 
-from segmenter_hf import SegmenterForSemanticSegmentation
-from segmenter_hf.conversion import ConversionError, EncoderOptions, convert_checkpoint, convert_released
-from segmenter_hf.conversion.formats import FORMATS
-from segmenter_hf.conversion.released import find_released, format_table
-from segmenter_hf.hub.push import PushError, make_manifest, push_folder, write_documents
-from segmenter_hf.hub.results import published_results
+try:
+    from segmenter_hf.command_line import run
+# While torch is loaded, which takes seconds. What else takes long, or may be missing, is imported in functions.
+except KeyboardInterrupt:
+    print("convert_checkpoint.py: interrupted.", file=sys.stderr)
+    sys.exit(130)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -57,11 +56,15 @@ class ListReleased(argparse.Action):
     """Prints the table of released checkpoints and exits, as --help does."""
 
     def __call__(self, parser, namespace, values, option_string=None):
+        from segmenter_hf.conversion.released import format_table
+
         print(format_table())
         parser.exit()
 
 
 def parse_arguments() -> argparse.Namespace:
+    from segmenter_hf.conversion.formats import FORMATS
+
     description, _, details = __doc__.strip().partition("\n\n")
     parser = argparse.ArgumentParser(
         description=description, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -116,6 +119,14 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def convert(args: argparse.Namespace):
+    """
+    Raises:
+        ConversionError: if it fails, for reasons that nobody thought of too.
+        OutputError, PushError: see [`push`].
+    """
+    from segmenter_hf import SegmenterForSemanticSegmentation
+    from segmenter_hf.conversion import ConversionError, EncoderOptions, convert_checkpoint, convert_released
+
     options = EncoderOptions(
         image_size=args.image_size,
         num_attention_heads=args.num_attention_heads,
@@ -128,10 +139,17 @@ def convert(args: argparse.Namespace):
         "encoder_options": options,
         "allow_missing_checksums": args.allow_missing_checksums,
     }
-    if args.released is None:
-        model = convert_checkpoint(args.source, args.output_dir, **settings)
-    else:
-        model = convert_released(args.released, args.output_dir, cache_dir=args.cache_dir, **settings)
+    try:
+        if args.released is None:
+            model = convert_checkpoint(args.source, args.output_dir, **settings)
+        else:
+            model = convert_released(args.released, args.output_dir, cache_dir=args.cache_dir, **settings)
+    except (ConversionError, ModuleNotFoundError):
+        raise
+    # One line to the user too, and to whoever reads the log of many conversions.
+    except Exception as error:
+        lines = str(error).strip().splitlines() or ["no message"]
+        raise ConversionError(f"unexpected {type(error).__name__}: {lines[0]}. Please report this.") from error
 
     config = model.config
     if isinstance(model, SegmenterForSemanticSegmentation):
@@ -144,29 +162,39 @@ def convert(args: argparse.Namespace):
         print(f"from {file}, SHA-256 {sha256}")
 
     if args.push_to_hub:
-        folder = Path(args.output_dir)
-        if args.released is not None:
-            row = find_released(args.released)
-            write_documents(folder, row, args.repo_id, "main", published_results(row), model)
-        uploaded = push_folder(HfApi(), folder, args.repo_id, make_manifest(folder), private=args.private)
-        print(f"{args.repo_id}: {len(uploaded)} files uploaded")
+        push(args, model)
+
+
+def push(args: argparse.Namespace, model):
+    """
+    Raises:
+        OutputError: if card and licence cannot be written.
+        PushError: if the Hub fails.
+    """
+    from huggingface_hub import HfApi
+
+    from segmenter_hf.conversion.released import find_released
+    from segmenter_hf.hub.push import make_manifest, push_folder, write_documents
+    from segmenter_hf.hub.results import published_results
+
+    folder = Path(args.output_dir)
+    if args.released is not None:
+        row = find_released(args.released)
+        write_documents(folder, row, args.repo_id, "main", published_results(row), model)
+    uploaded = push_folder(HfApi(), folder, args.repo_id, make_manifest(folder), private=args.private)
+    print(f"{args.repo_id}: {len(uploaded)} files uploaded")
+
+
+def start() -> int:
+    from segmenter_hf.conversion import ConversionError
+    from segmenter_hf.hub.push import PushError
+
+    args = parse_arguments()
+    return run(lambda: convert(args), (ConversionError, PushError))
 
 
 def main() -> int:
-    args = parse_arguments()
-    try:
-        convert(args)
-        return 0
-    except (ConversionError, PushError) as error:
-        message = str(error)
-    except KeyboardInterrupt:
-        return 130
-    # What nobody thought of is still one line to the user, and to whoever reads the log of many conversions.
-    except Exception as error:
-        lines = str(error).strip().splitlines() or ["no message"]
-        message = f"unexpected {type(error).__name__}: {lines[0]}. Please report this."
-    print(f"convert_checkpoint.py: error: {message}", file=sys.stderr)
-    return 2
+    return run(start, extra="convert")
 
 
 if __name__ == "__main__":

@@ -17,10 +17,14 @@ import argparse
 import sys
 from pathlib import Path
 
-import segmenter_hf
-from segmenter_hf.command_line import run
-from segmenter_hf.evaluation.command import EvaluationError, evaluate
-from segmenter_hf.evaluation.protocol import ExampleError
+
+try:
+    from segmenter_hf import default_checkpoint
+    from segmenter_hf.command_line import run
+# While torch is loaded, which takes seconds. What else takes long, or may be missing, is imported in functions.
+except KeyboardInterrupt:
+    print("evaluate_semantic_segmentation.py: interrupted.", file=sys.stderr)
+    sys.exit(130)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -30,7 +34,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         *("--model_name_or_path", "--model"),
-        default=segmenter_hf.default_checkpoint(),
+        default=default_checkpoint(),
         help="folder or Hub id (default: the shipped checkpoint)",
     )
     parser.add_argument("--backend", choices=("torchvision", "pil"), help="of the image processor")
@@ -83,10 +87,21 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def main() -> int:
+def start() -> int:
+    from segmenter_hf.data.examples import ExampleError
+    from segmenter_hf.evaluation.command import EvaluationError, evaluate
+
     args = parse_arguments()
+
+    def work():
+        evaluate(args)
+
     # Of an example, only the process knows that was to score it.
-    return run(lambda: evaluate(args) and None, (EvaluationError,), (ExampleError,), extra="evaluate")
+    return run(work, (EvaluationError,), (ExampleError,), if_interrupted="Run it again: it starts anew.")
+
+
+def main() -> int:
+    return run(start, extra="evaluate")
 
 
 if __name__ == "__main__":

@@ -5,42 +5,61 @@ Save a trained model for shipping: float16 weights that load as float32, at half
     python scripts/export_checkpoint.py MODEL OUTPUT_DIR
 
 COST: seconds. RESULT: OUTPUT_DIR with model.safetensors in float16, config.json with "dtype": "float32", the image
-processor's settings and the code that loads them; README and NOTICE in OUTPUT_DIR are left alone.
+processor's settings and the code that loads them. Those of its files that are there already are replaced, once all are
+written; others in OUTPUT_DIR, such as README and NOTICE, are left alone.
 """
 
 import argparse
 import json
 import os
 import sys
-import tempfile
 from pathlib import Path
 
-import torch
-from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
-import segmenter_hf  # noqa: F401 (registers the Auto classes)
+try:
+    from segmenter_hf.command_line import run
+# While torch is loaded, which takes seconds. What else takes long, or may be missing, is imported in functions.
+except KeyboardInterrupt:
+    print("export_checkpoint.py: interrupted.", file=sys.stderr)
+    sys.exit(130)
 
 
-def main() -> int:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="folder or Hub id of a Segmenter")
     parser.add_argument("output_dir", type=Path, help="folder to write into")
-    args = parser.parse_args()
+    return parser.parse_args()
 
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=args.output_dir.parent) as folder:
-        written = Path(folder)
-        AutoModelForSemanticSegmentation.from_pretrained(args.model, dtype=torch.float16).save_pretrained(written)
-        AutoImageProcessor.from_pretrained(args.model).save_pretrained(written)
-        config_file = written / "config.json"
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-        config["dtype"] = "float32"
-        config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        for file in written.iterdir():
-            # safetensors files are readable by their owner only; what ships must be readable by all.
-            file.chmod(0o644)
-            os.replace(file, args.output_dir / file.name)
-    return 0
+
+def export(args: argparse.Namespace):
+    import torch
+    from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+
+    from segmenter_hf.output_folders import temporary_folder
+    from segmenter_hf.outputs import check_output_dir, refuse_unwritable
+
+    check_output_dir(args.output_dir)
+    model = AutoModelForSemanticSegmentation.from_pretrained(args.model, dtype=torch.float16)
+    image_processor = AutoImageProcessor.from_pretrained(args.model)
+    with refuse_unwritable(args.output_dir):
+        args.output_dir.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(args.output_dir, ".exporting-") as folder:
+            model.save_pretrained(folder)
+            image_processor.save_pretrained(folder)
+            config_file = folder / "config.json"
+            config = json.loads(config_file.read_text(encoding="utf-8"))
+            config["dtype"] = "float32"
+            config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            for file in folder.iterdir():
+                # safetensors files are readable by their owner only; what ships must be readable by all.
+                file.chmod(0o644)
+                os.replace(file, args.output_dir / file.name)
+
+
+def main() -> int:
+    args = parse_arguments()
+    # OSError and ValueError: those of transformers about a model that is not there, or is none of a Segmenter.
+    return run(lambda: export(args), (OSError, ValueError), if_interrupted="Run it again.", extra="convert")
 
 
 if __name__ == "__main__":

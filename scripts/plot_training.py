@@ -15,10 +15,16 @@ import argparse
 import sys
 from pathlib import Path
 
-from segmenter_hf.training.curves import check_format, draw_curves, read_runs, save_figure
+
+try:
+    from segmenter_hf.command_line import run
+# While torch is loaded, which takes seconds. What else takes long, or may be missing, is imported in functions.
+except KeyboardInterrupt:
+    print("plot_training.py: interrupted.", file=sys.stderr)
+    sys.exit(130)
 
 
-def main() -> int:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output folders of training")
     parser.add_argument("--output_file", type=Path, default=Path("curves.png"), help="default: curves.png")
@@ -27,17 +33,23 @@ def main() -> int:
         "--smooth", type=float, default=0.0, help="from 0, the default, to less than 1: how much to smooth losses"
     )
     parser.add_argument("--x", choices=["step", "epoch"], default="step", help="what to draw over (default: step)")
-    args = parser.parse_args()
+    return parser.parse_args()
 
-    try:
-        check_format(args.output_file)
-        runs = read_runs(args.runs, args.names)
-        save_figure(draw_curves(runs, x=args.x, smoothing=args.smooth), args.output_file)
-    except (OSError, ValueError) as error:
-        print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+
+def plot(args: argparse.Namespace):
+    from segmenter_hf.outputs import check_output_file
+    from segmenter_hf.training.curves import check_format, draw_curves, read_runs, save_figure
+
+    check_format(args.output_file)
+    check_output_file(args.output_file)
+    runs = read_runs(args.runs, args.names)
+    save_figure(draw_curves(runs, x=args.x, smoothing=args.smooth), args.output_file)
     print(f"curves: {args.output_file}")
-    return 0
+
+
+def main() -> int:
+    args = parse_arguments()
+    return run(lambda: plot(args), (OSError, ValueError), if_interrupted="Run it again.", extra="plot")
 
 
 if __name__ == "__main__":

@@ -17,9 +17,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from huggingface_hub import HfApi
 
-from segmenter_hf.data.preparation import LAYOUTS, PreparationError, prepare_dataset
+try:
+    from segmenter_hf.command_line import print_line, run
+# While torch is loaded, which takes seconds. What else takes long, or may be missing, is imported in functions.
+except KeyboardInterrupt:
+    print("prepare_dataset.py: interrupted.", file=sys.stderr)
+    sys.exit(130)
+
+
+class UploadError(RuntimeError):
+    """A dataset that is complete but could not be uploaded. The message is meant for the user."""
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -38,7 +46,7 @@ def parse_arguments() -> argparse.Namespace:
         choices=(59, 60),
         help="of Pascal Context: with background as a class (60, the default) or ignored (59)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the dataset that is already in OUTPUT_DIR")
+    parser.add_argument("--overwrite", action="store_true", help="replace what this script wrote into OUTPUT_DIR")
 
     hub = parser.add_argument_group("Hub", "With the token of `hf auth login`, or HF_TOKEN.")
     hub.add_argument("--push_to_hub", action="store_true", help="upload OUTPUT_DIR to the dataset --repo_id")
@@ -56,48 +64,57 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def push(folder: Path, repo_id: str, private: bool):
-    """Makes a dataset on the Hub with the contents of a folder; what is there already is not sent again."""
+    """
+    Makes a dataset on the Hub with the contents of a folder; what is there already is not sent again.
+
+    Raises:
+        UploadError: if that fails.
+    """
+    from huggingface_hub import HfApi
+
     api = HfApi()
-    api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-    message = "Upload the prepared dataset"
     # Shards of another number, of an earlier upload, would be read too.
     settings = {"repo_type": "dataset", "folder_path": folder, "delete_patterns": "data/*.parquet"}
-    api.upload_folder(repo_id=repo_id, commit_message=message, **settings)
-
-
-def main() -> int:
-    args = parse_arguments()
-    name = args.dataset if args.dataset != "pascal_context" else f"pascal_context_{args.num_classes or 60}"
     try:
-        prepared = prepare_dataset(name, args.source, args.output_dir, overwrite=args.overwrite, show_progress=True)
-    # The latter where OUTPUT_DIR cannot be written.
-    except (OSError, PreparationError) as error:
-        print(f"prepare_dataset.py: error: {error}", file=sys.stderr)
-        return 2
+        api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo_id, commit_message="Upload the prepared dataset", **settings)
+    # Those of the Hub and of the connection; uploads wrap them in a RuntimeError.
+    except (OSError, RuntimeError, ValueError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        log_in = "Log in with `hf auth login`, or set HF_TOKEN, to a token that may write."
+        raise UploadError(
+            f"{repo_id} was not uploaded: {error} {log_in if status in (401, 403) else ''} {folder} is "
+            f"complete: `hf upload {repo_id} {folder} --repo-type dataset` uploads it without preparing it again."
+        ) from error
+
+
+def prepare(args: argparse.Namespace):
+    from segmenter_hf.data.preparation import LAYOUTS, prepare_dataset
+
+    name = args.dataset if args.dataset != "pascal_context" else f"pascal_context_{args.num_classes or 60}"
+    prepared = prepare_dataset(name, args.source, args.output_dir, overwrite=args.overwrite, show_progress=True)
     for warning in prepared.warnings:
-        print(f"prepare_dataset.py: warning: {warning}", file=sys.stderr)
+        print_line(f"warning: {warning}")
     counts = ", ".join(f"{count} images for {split}" for split, count in prepared.num_images.items())
     print(f"{args.output_dir}: {counts}, {prepared.num_bytes / 1e6:,.1f} MB")
     print(LAYOUTS[name].note)
     print(f"The terms of the data apply: {LAYOUTS[name].homepage}")
 
     if args.push_to_hub:
-        try:
-            push(args.output_dir, args.repo_id, private=not args.public)
-        # Those of the Hub and of the connection; uploads wrap them in a RuntimeError.
-        except (OSError, RuntimeError, ValueError) as error:
-            status = getattr(getattr(error, "response", None), "status_code", None)
-            print(f"prepare_dataset.py: error: {args.repo_id} was not uploaded: {error}", file=sys.stderr)
-            if status in (401, 403):
-                print("Log in with `hf auth login`, or set HF_TOKEN, to a token that may write.", file=sys.stderr)
-            print(
-                f"{args.output_dir} is complete: `hf upload {args.repo_id} {args.output_dir} --repo-type dataset` "
-                "uploads it without preparing it again.",
-                file=sys.stderr,
-            )
-            return 2
+        push(args.output_dir, args.repo_id, private=not args.public)
         print(f"{args.repo_id}: uploaded")
-    return 0
+
+
+def start() -> int:
+    from segmenter_hf.data.preparation import PreparationError
+
+    args = parse_arguments()
+    refusals = (OSError, PreparationError, UploadError)
+    return run(lambda: prepare(args), refusals, if_interrupted="Run it again: it starts anew.")
+
+
+def main() -> int:
+    return run(start, extra="train")
 
 
 if __name__ == "__main__":

@@ -19,18 +19,21 @@ import argparse
 import sys
 from pathlib import Path
 
-from huggingface_hub.utils import tqdm
 
-from segmenter_hf.conversion import ConversionError
-from segmenter_hf.conversion.released import RELEASED, find_released
-from segmenter_hf.hub.cards import TAG
-from segmenter_hf.hub.push import PushError, format_manifest, push_released
+try:
+    from segmenter_hf.command_line import print_line, run
+# While torch is loaded, which takes seconds. What else takes long, or may be missing, is imported in functions.
+except KeyboardInterrupt:
+    print("push_all_to_hub.py: interrupted.", file=sys.stderr)
+    sys.exit(130)
 
 
 RESULTS_DIR = Path(__file__).resolve().parent.parent / "model_cards" / "results"
 
 
-def main() -> int:
+def parse_arguments() -> argparse.Namespace:
+    from segmenter_hf.hub.cards import TAG
+
     description, _, details = __doc__.strip().partition("\n\n")
     parser = argparse.ArgumentParser(
         description=description, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -42,46 +45,55 @@ def main() -> int:
     parser.add_argument("--tag", default=TAG, help="tag of the pushed contents, which the cards pin (%(default)s)")
     parser.add_argument("--work_dir", help="where repositories are assembled (default: in Hugging Face's cache)")
     parser.add_argument("--cache_dir", help="where downloads are kept (default: in Hugging Face's cache)")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def push(args: argparse.Namespace) -> int:
+    from huggingface_hub.utils import tqdm
+
+    from segmenter_hf.conversion.released import RELEASED, find_released
+    from segmenter_hf.hub.push import format_manifest, push_released
 
     failures = 0
-    try:
-        # Each once, in the order of the table, which is that of the collections.
-        names = None if args.only is None else {find_released(name).name for name in args.only}
-        rows = [row for row in RELEASED.values() if names is None or row.name in names]
-        outcomes = push_released(
-            rows,
-            args.org,
-            RESULTS_DIR,
-            work_dir=args.work_dir,
-            cache_dir=args.cache_dir,
-            tag=args.tag,
-            private=args.private,
-            dry_run=args.dry_run,
-        )
-        for outcome in tqdm(outcomes, total=len(rows), desc="Checkpoints", unit="repository"):
-            if outcome.error is not None:
-                failures += 1
-                tqdm.write(f"{outcome.repo_id}: {outcome.error}", file=sys.stderr)
-            elif args.dry_run:
-                tqdm.write(format_manifest(outcome.repo_id, outcome.manifest))
-            elif outcome.uploaded:
-                size = sum(entry.size for entry in outcome.uploaded) / 1e6
-                tqdm.write(f"{outcome.repo_id}: {len(outcome.uploaded)} files uploaded, {size:.1f} MB, tag {args.tag}")
-            else:
-                tqdm.write(f"{outcome.repo_id}: unchanged")
-    except (ConversionError, PushError) as error:
-        print(f"push_all_to_hub.py: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("push_all_to_hub.py: interrupted. Run it again to continue.", file=sys.stderr)
-        return 130
+    # Each once, in the order of the table, which is that of the collections.
+    names = None if args.only is None else {find_released(name).name for name in args.only}
+    rows = [row for row in RELEASED.values() if names is None or row.name in names]
+    outcomes = push_released(
+        rows,
+        args.org,
+        RESULTS_DIR,
+        work_dir=args.work_dir,
+        cache_dir=args.cache_dir,
+        tag=args.tag,
+        private=args.private,
+        dry_run=args.dry_run,
+    )
+    for outcome in tqdm(outcomes, total=len(rows), desc="Checkpoints", unit="repository"):
+        if outcome.error is not None:
+            failures += 1
+            tqdm.write(f"{outcome.repo_id}: {outcome.error}", file=sys.stderr)
+        elif args.dry_run:
+            tqdm.write(format_manifest(outcome.repo_id, outcome.manifest))
+        elif outcome.uploaded:
+            size = sum(entry.size for entry in outcome.uploaded) / 1e6
+            tqdm.write(f"{outcome.repo_id}: {len(outcome.uploaded)} files uploaded, {size:.1f} MB, tag {args.tag}")
+        else:
+            tqdm.write(f"{outcome.repo_id}: unchanged")
     if failures:
-        print(
-            f"push_all_to_hub.py: {failures} of {len(rows)} failed. Run it again when the reasons are mended.",
-            file=sys.stderr,
-        )
+        print_line(f"{failures} of {len(rows)} failed. Run it again when the reasons are mended.")
     return 1 if failures else 0
+
+
+def start() -> int:
+    from segmenter_hf.conversion import ConversionError
+    from segmenter_hf.hub.push import PushError
+
+    args = parse_arguments()
+    return run(lambda: push(args), (ConversionError, PushError), if_interrupted="Run it again to continue.")
+
+
+def main() -> int:
+    return run(start, extra="convert")
 
 
 if __name__ == "__main__":

@@ -15,8 +15,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from segmenter_hf.conversion.released import find_released
-from segmenter_hf.hub.cards import add_results, list_stale, write_documents
+
+try:
+    from segmenter_hf.command_line import run
+# While torch is loaded, which takes seconds. What else takes long, or may be missing, is imported in functions.
+except KeyboardInterrupt:
+    print("write_model_cards.py: interrupted.", file=sys.stderr)
+    sys.exit(130)
 
 
 FOLDER = Path(__file__).resolve().parent.parent / "model_cards"
@@ -24,13 +29,13 @@ FOLDER = Path(__file__).resolve().parent.parent / "model_cards"
 
 def read_evaluation(name: str, path: str):
     """A released checkpoint, and what evaluation wrote of it."""
-    # Here, as it takes `datasets`, which nothing else does.
+    from segmenter_hf.conversion.released import find_released
     from segmenter_hf.evaluation.results import read_results_file
 
     return find_released(name), read_results_file(path)
 
 
-def main() -> int:
+def parse_arguments() -> argparse.Namespace:
     description, _, details = __doc__.strip().partition("\n\n")
     parser = argparse.ArgumentParser(
         description=description, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -48,26 +53,33 @@ def main() -> int:
     args = parser.parse_args()
     if args.check and args.add_results:
         parser.error("--check writes nothing: leave out --add_results")
+    return args
 
-    try:
-        if args.add_results:
-            for file in add_results(args.folder, [read_evaluation(*given) for given in args.add_results]):
-                print(f"added to {file}")
-        if not args.check:
-            for file in write_documents(args.folder):
-                print(f"wrote {file}")
-            return 0
+
+def write(args: argparse.Namespace) -> int:
+    from segmenter_hf.hub.cards import add_results, list_stale, write_documents
+
+    if args.check:
         stale = list_stale(args.folder)
-    except ValueError as error:
-        print(f"write_model_cards.py: error: {error}", file=sys.stderr)
-        return 2
-    for file in stale:
-        print(f"stale: {file}", file=sys.stderr)
-    if stale:
-        print(
-            "Run `python scripts/write_model_cards.py`, and remove files of no released checkpoint.", file=sys.stderr
-        )
-    return 1 if stale else 0
+        for file in stale:
+            print(f"stale: {file}", file=sys.stderr)
+        if stale:
+            print(
+                "Run `python scripts/write_model_cards.py`, and remove files of no released checkpoint.",
+                file=sys.stderr,
+            )
+        return 1 if stale else 0
+    if args.add_results:
+        for file in add_results(args.folder, [read_evaluation(*given) for given in args.add_results]):
+            print(f"added to {file}")
+    for file in write_documents(args.folder):
+        print(f"wrote {file}")
+    return 0
+
+
+def main() -> int:
+    args = parse_arguments()
+    return run(lambda: write(args), (OSError, ValueError), extra="convert,evaluate")
 
 
 if __name__ == "__main__":

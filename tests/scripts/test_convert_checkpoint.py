@@ -375,12 +375,6 @@ def test_errors_that_nobody_thought_of(error, message, run_main, tmp_path, monke
     check_refusal(run_main("source", "converted"), message, tmp_path)
 
 
-def test_interrupt(run_main, monkeypatch):
-    raise_in_conversion(monkeypatch, KeyboardInterrupt())
-    result = run_main("source", "converted")
-    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
-
-
 @pytest.mark.parametrize("source", ["google/no-vit", "timm:vit_tiny_patch16_384"])
 def test_out_of_reach_gives_one_line(source, run_main, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "source"))
