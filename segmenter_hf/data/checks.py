@@ -4,7 +4,7 @@ nonsense.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from ..image_processing_pil_segmenter import (
     SegmenterImageProcessingMixin,
     SegmenterImageProcessorPil,
 )
-from .examples import ExampleFile, require_length, row_name
+from .examples import EXAMPLE_ERRORS, ExampleFile, ExampleReader, require_length, row_name
 from .findings import Finding, FindingCollector
 from .image_findings import ImageFindingCollector
 
@@ -223,4 +223,43 @@ def check_labels(
     return LabelReport(split, len(rows), len(dataset), collector.pixel_counts, int(collector.num_ignored), findings)
 
 
-__all__ = ["Finding", "LabelError", "LabelReport", "check_labels", "check_splits"]
+def find_unreadable(
+    examples: Dataset,
+    image_processor: SegmenterImageProcessingMixin,
+    *,
+    image_column: str = "image",
+    annotation_column: str = "annotation",
+    indices: Iterable[int] | None = None,
+    show_progress: bool = False,
+) -> dict[int, str]:
+    """
+    Decodes images and label maps, and finds those that cannot be. What label maps hold is left to [`check_labels`].
+
+    Args:
+        examples (`Dataset`): A split.
+        image_processor ([`SegmenterImageProcessor`]): What images are read by: those that it refuses for their values,
+            whatever its `max_value`, are of no use either.
+        image_column (`str`, *optional*, defaults to `"image"`): Column of the images.
+        annotation_column (`str`, *optional*, defaults to `"annotation"`): Column of the label maps.
+        indices (iterable of `int`, *optional*): Which examples to look at. Default: all.
+        show_progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
+
+    Returns:
+        `dict[int, str]`: the index of each example that cannot be read, with its files and the reason.
+    """
+    reader = ExampleReader(examples, image_column, annotation_column)
+    unreadable = {}
+    indices = range(len(reader)) if indices is None else indices
+    for index in tqdm(indices, desc="Reading all examples", unit="image", disable=not show_progress):
+        try:
+            image, _ = reader[index]
+            image_processor.process_image(
+                image, do_convert_rgb=image_processor.do_convert_rgb, max_value=np.iinfo(np.uint16).max
+            )
+        except EXAMPLE_ERRORS as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            unreadable[index] = f"{reader.describe(index) or f'example {index}'}: {reason}"
+    return unreadable
+
+
+__all__ = ["Finding", "LabelError", "LabelReport", "check_labels", "check_splits", "find_unreadable"]

@@ -1,6 +1,7 @@
 """Images and label maps of a split, as training and evaluation read them, and what their files are called."""
 
 import contextlib
+import functools
 import os
 import struct
 import zlib
@@ -171,20 +172,25 @@ def remember_files(dataset: Any, files: Iterable[str]):
 
 def row_name(dataset: Any, index: int, split: str) -> str:
     """What a row of a `datasets.Dataset` is called: by its parquet file, if that is known."""
-    files = [file for file in dataset.info.download_checksums or () if file.endswith(".parquet")]
-    if files and all(os.path.isfile(file) for file in files):
-        import pyarrow.parquet as pq
-
-        numbers = [pq.read_metadata(file).num_rows for file in files]
-        if sum(numbers) == len(dataset.data):
-            # Where rows were selected, this is where they are stored.
-            stored = dataset._indices
-            row = index if stored is None else stored.column(0)[index].as_py()
-            for file, number in zip(files, numbers, strict=True):
-                if row < number:
-                    return f"row {row} of {file}"
-                row -= number
+    numbers = _count_rows(tuple(dataset.info.download_checksums or ()))
+    # Of other files, rows are not counted; and of a part, it is not known which.
+    if sum(numbers.values()) == len(dataset.data):
+        # Where rows were selected, this is where they are stored.
+        stored = dataset._indices
+        row = index if stored is None else stored.column(0)[index].as_py()
+        for file, number in numbers.items():
+            if row < number:
+                return f"row {row} of {file}"
+            row -= number
     return f"row {index} of {split}"
+
+
+@functools.lru_cache(maxsize=8)
+def _count_rows(files: tuple[str, ...]) -> dict[str, int]:
+    import pyarrow.parquet as pq
+
+    parquet = [file for file in files if file.endswith(".parquet") and os.path.isfile(file)]
+    return {file: pq.read_metadata(file).num_rows for file in parquet}
 
 
 __all__ = ["ExampleError", "ExampleFile", "ExampleReader", "remember_files", "require_length", "row_name"]

@@ -122,7 +122,8 @@ class FindingCollector:
             return source.read(with_pixels=True, all_bands=all_bands)
         except UnreadableImageError as error:
             problem = f"{what} cannot be read."
-            self._find("unreadable", problem, "Replace or remove them.", f"{source.name} ({error})")
+            remedy = "Replace or remove them; training leaves them out with --skip_unreadable."
+            self._find("unreadable", problem, remedy, f"{source.name} ({error})")
             return None
 
     def _find(self, kind: str, problem: str, remedy: str, file: str | None = None, is_error: bool = True):
@@ -354,7 +355,7 @@ class FindingCollector:
         remedy = "Without examples, a class is neither learnt nor measured; remove its name if there are none at all."
         if num_checked < num_examples:
             remedy = (
-                f"That was in {num_checked} of {num_examples} label maps; --check_all_labels looks at all of them."
+                f"That was in {num_checked} of {num_examples} label maps; --check_all_examples looks at all of them."
             )
         total = max(1, self.pixel_counts.sum() + self.num_ignored)
         if self.do_reduce_labels and self.num_labels - 1 in unseen and self.num_zeros:

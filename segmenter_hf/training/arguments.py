@@ -14,9 +14,14 @@ from transformers import HfArgumentParser
 from ..command_line import print_line, run
 from ..data.examples import ExampleError
 from ..data.label_names import find_label_names, load_label_names
+from ..inputs import check_regular_file
 from ..processes import check_launch, count_started, is_first, is_lost_connection
 from .argument_checks import check_ranges, check_types, find_without_effect
 from .recipes import RECIPES, Recipe, choose_recipe
+
+
+# Of arguments in files; command lines have them as aliases.
+OLD_NAMES = {"check_all_labels": "check_all_examples"}
 
 
 class TrainingError(ValueError):
@@ -113,8 +118,18 @@ class DataArguments:
             "Default: the recipe's."
         },
     )
-    check_all_labels: bool = field(
-        default=False, metadata={"help": "Whether to check all label maps before training, not 200 of each split."}
+    check_all_examples: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether to check all images and label maps before training, not 200 of each split.",
+            "aliases": ["--check_all_labels"],
+        },
+    )
+    skip_unreadable: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether to leave out examples that cannot be read, of both splits, of which all are read first."
+        },
     )
     short_side: int | None = field(
         default=None,
@@ -291,6 +306,7 @@ _Loader.add_implicit_resolver(
 
 
 def _read_file(name: str) -> dict[str, Any]:
+    check_regular_file(name)
     try:
         with open(name, encoding="utf-8") as file:
             given = json.load(file) if name.endswith(".json") else yaml.load(file, _Loader)
@@ -298,7 +314,7 @@ def _read_file(name: str) -> dict[str, Any]:
         raise ValueError(f"{name} cannot be read: {error}") from error
     if not isinstance(given, dict):
         raise ValueError(f"{name} must hold arguments by their names, got {type(given).__name__}.")
-    return given
+    return {OLD_NAMES.get(argument, argument): value for argument, value in given.items()}
 
 
 def decide_recipe(name: str | None, dataset_name: str, labels: str | None, model_name_or_path: str | None) -> Recipe:

@@ -18,10 +18,12 @@ from ..configuration_segmenter import SegmenterConfig
 from ..conversion import ConversionError, convert_checkpoint, convert_released
 from ..conversion.released import is_released
 from ..data.augmentation import SegmentationAugmentation
-from ..data.checks import check_splits
+from ..data.checks import check_splits, find_unreadable
 from ..data.examples import ExampleReader
 from ..data.labels import LABEL_SETS, load_label_set
 from ..data.loading import SegmentationData, load_segmentation_data
+from ..data.pairs import name_some
+from ..evaluation.protocol import _gather, _rank_and_number_of_processes
 from ..hub.origins import StartingWeights, load_starting_weights
 from ..image_processing_pil_segmenter import SegmenterImageProcessingMixin, reduce_labels, to_labels
 from ..image_processing_segmenter import SegmenterImageProcessor
@@ -115,6 +117,11 @@ def _prepare(
     with tempfile.TemporaryDirectory(prefix="segmenter-") as folder:
         checkpoint = find_checkpoint(model_args, Path(folder))
         image_processor = make_image_processor(model_args, data_args, recipe, checkpoint)
+        if data_args.skip_unreadable:
+            settings = (data, image_processor)
+            if do_train:
+                train_examples = leave_out_unreadable(train_examples, data_args.train_split, *settings)
+            eval_examples = leave_out_unreadable(eval_examples, data_args.validation_split, *settings)
         splits = {data_args.train_split: train_examples, data_args.validation_split: eval_examples}
         check_splits(
             {name: examples for name, examples in splits.items() if examples is not None},
@@ -123,7 +130,7 @@ def _prepare(
             annotation_column=data.annotation_column,
             do_reduce_labels=image_processor.do_reduce_labels,
             image_processor=image_processor,
-            sample_size=None if data_args.check_all_labels else NUM_CHECKED,
+            sample_size=None if data_args.check_all_examples else NUM_CHECKED,
         )
         model = make_model(model_args, recipe, checkpoint, image_processor, data.id2label)
 
@@ -153,6 +160,37 @@ def _prepare(
 
 def _first(examples: Dataset, number: int | None) -> Dataset:
     return examples if number is None else examples.select(range(min(number, len(examples))))
+
+
+def leave_out_unreadable(
+    examples: Dataset, split: str, data: SegmentationData, image_processor: SegmenterImageProcessingMixin
+) -> Dataset:
+    """
+    The examples of a split that can be read; those that cannot are logged. Of several processes, each reads its share,
+    and all leave out the same.
+
+    Raises:
+        ValueError: if none is left.
+    """
+    rank, num_processes = _rank_and_number_of_processes()
+    own = find_unreadable(
+        examples,
+        image_processor,
+        image_column=data.image_column,
+        annotation_column=data.annotation_column,
+        indices=range(rank, len(examples), num_processes),
+    )
+    unreadable = {index: name for names in _gather(own) for index, name in names.items()}
+    if not unreadable:
+        return examples
+    message = (
+        f"{split} split: {len(unreadable)} of {len(examples)} examples cannot be read: "
+        f"{name_some([unreadable[index] for index in sorted(unreadable)])}."
+    )
+    if len(unreadable) == len(examples):
+        raise ValueError(f"{message} None is left.")
+    logger.warning("%s They are left out.", message)
+    return examples.select([index for index in range(len(examples)) if index not in unreadable])
 
 
 @dataclass
@@ -438,6 +476,7 @@ __all__ = [
     "balanced_class_weights",
     "count_labels",
     "fit_position_embeddings",
+    "leave_out_unreadable",
     "make_image_processor",
     "make_model",
     "prepare",

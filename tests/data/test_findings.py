@@ -297,7 +297,8 @@ def test_files_that_are_missing(tmp_path):
 
     gone = str(tmp_path / "gone.png")
     assert str(find(gone, there)) == (
-        f"Images cannot be read. Found in 1 file: {gone} (there is no such file). Replace or remove them."
+        f"Images cannot be read. Found in 1 file: {gone} (there is no such file). Replace or remove them; training "
+        "leaves them out with --skip_unreadable."
     )
     assert find(image_there, gone).problem == "Label maps cannot be read."
     assert find(image_there, None).files == ["row 0 of train (there is none)"]
@@ -322,9 +323,9 @@ def test_only_ignored(check):
 def test_classes_never_seen(check):
     finding = one(check([(0, 1)], num_labels=4, id2label={2: "car", 3: "bus"}), "never_seen", is_error=False)
     assert finding.problem == "2 of 4 labels are never seen: 2 (car), 3 (bus)."
-    assert "--check_all_labels" not in finding.remedy
+    assert "--check_all_examples" not in finding.remedy
     finding = one(check([(0, 1)] * 5, num_labels=4, sample_size=3), "never_seen", is_error=False)
-    assert "in 3 of 5 label maps; --check_all_labels" in finding.remedy
+    assert "in 3 of 5 label maps; --check_all_examples" in finding.remedy
 
 
 def test_ignore_index_that_is_a_label(check):
