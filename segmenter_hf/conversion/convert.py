@@ -1,6 +1,7 @@
 """Converts a checkpoint of any format into a folder that `from_pretrained` loads."""
 
 import contextlib
+import filecmp
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,9 +38,33 @@ CODE_FILES = {Path(module.__file__).name for module in CODE_MODULES}
 MODEL_FILES = re.compile(
     r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|preprocessor_config\.json"
 )
-# What a push adds: the card, which says what wrote it, and the licence of the weights.
+# The card, which says what wrote it, and the licences and notices of the weights.
 CARD_FILE, CARD_MARK = "README.md", b"Converted by `segmenter_hf`"
 LICENCE_FILE, LICENCES = "LICENSE", Path(__file__).parents[1] / "hub" / "licences"
+# What files of terms are called, such as NOTICE, LICENSE.txt, MODEL_LICENSE and NOTICE-2.
+DOCUMENT_NAME = re.compile(
+    r"([\w.-]+[_-])?(licen[cs]es?|notices?|copying|copyright|patents|use[_-]policy)([._-][\w.-]*)?", re.IGNORECASE
+)
+# Files that may be called alike, and are none.
+OTHER_SUFFIXES = {
+    ".bin",
+    ".h5",
+    ".json",
+    ".npz",
+    ".onnx",
+    ".part",
+    ".pt",
+    ".pth",
+    ".py",
+    ".safetensors",
+    ".yaml",
+    ".yml",
+}
+
+
+def is_document(name: str) -> bool:
+    """Whether a file of that name holds terms: a notice or a licence."""
+    return DOCUMENT_NAME.fullmatch(name) is not None and Path(name).suffix.lower() not in OTHER_SUFFIXES
 
 
 def check_model_folder(output_dir: str | Path, overwrite: bool = False, source: str | Path | None = None) -> Path:
@@ -66,7 +91,7 @@ def _check_model_folder(output_dir: Path, overwrite: bool, source: str | Path | 
         raise ConversionError(f"{output_dir} is not empty. Choose another folder, or pass --overwrite to replace it.")
     if source is not None and Path(source).resolve().is_relative_to(output_dir):
         raise ConversionError(f"{output_dir} contains the source {source} and is not overwritten.")
-    foreign = find_foreign(output_dir)
+    foreign = find_foreign(output_dir, source)
     if foreign:
         raise ConversionError(
             f"{output_dir} is not overwritten, since conversion has not written all that is in it: "
@@ -77,12 +102,15 @@ def _check_model_folder(output_dir: Path, overwrite: bool, source: str | Path | 
     return output_dir
 
 
-def find_foreign(folder: Path) -> list[str]:
-    """The names of what neither conversion nor a push has written into a folder."""
-    return [path.name for path in folder.iterdir() if not _is_written(path)]
+def find_foreign(folder: Path, source: str | Path | None = None) -> list[str]:
+    """The names of what neither conversion, of that source, nor a push has written into a folder."""
+    beside = []
+    if source is not None and Path(source).exists():
+        beside = [Path(source)] if Path(source).is_dir() else [Path(source).parent]
+    return [path.name for path in folder.iterdir() if not _is_written(path, [LICENCES, *beside])]
 
 
-def _is_written(path: Path) -> bool:
+def _is_written(path: Path, sources: list[Path]) -> bool:
     if path.is_symlink() or not path.is_file():
         return False
     if path.name == CONFIG_NAME:
@@ -91,9 +119,11 @@ def _is_written(path: Path) -> bool:
         return False
     if path.name == CARD_FILE:
         return CARD_MARK in path.read_bytes()
-    if path.name == LICENCE_FILE:
-        return path.read_bytes() in [file.read_bytes() for file in LICENCES.iterdir()]
-    return path.name in CODE_FILES or MODEL_FILES.fullmatch(path.name) is not None
+    if path.name in CODE_FILES or MODEL_FILES.fullmatch(path.name) is not None:
+        return True
+    # Notices and licences: what is in two places is not lost in one.
+    others = [file for source in sources for file in source.iterdir() if file.is_file()]
+    return any(filecmp.cmp(path, file, shallow=False) for file in others)
 
 
 @contextlib.contextmanager
@@ -126,7 +156,8 @@ def convert_checkpoint(
 ) -> SegmenterPreTrainedModel:
     """
     Converts a checkpoint into a folder with `model.safetensors`, `config.json`, `preprocessor_config.json` and the
-    code that loads them, with this package or by `trust_remote_code=True`.
+    code that loads them, with this package or by `trust_remote_code=True`; with the notices and licences that stand
+    beside the source, if there are any, and a README.md that names them.
 
     The folder appears complete or not at all: it is written beside its place, and renamed. `source_sha256` in
     `config.json`, which `save_pretrained` keeps, has the SHA-256 of each file that the weights are from. Compare it
@@ -156,6 +187,10 @@ def convert_checkpoint(
     with hold_warnings(), new_folder(output_dir, overwrite, source) as folder, silence_libraries():
         model, image_processor = load_checkpoint(source, format, encoder_options, allow_missing_checksums)
         save_checkpoint(model, image_processor, folder, output_dir)
+        # Not before: it imports this module.
+        from ..hub.converted import write_source_documents
+
+        write_source_documents(folder, source)
     return model
 
 
@@ -169,7 +204,8 @@ def convert_released(
     allow_missing_checksums: bool = False,
 ) -> SegmenterPreTrainedModel:
     """
-    Downloads a released checkpoint and converts it, with the windows and sizes of its published evaluation.
+    Downloads a released checkpoint and converts it, with the windows and sizes of its published evaluation, its card
+    and its licence.
 
     Args:
         name (`str`): A name that [`~segmenter_hf.conversion.released.find_released`] knows.
@@ -187,6 +223,10 @@ def convert_released(
         with silence_libraries():
             model, image_processor = load_checkpoint(source, released.source, encoder_options, allow_missing_checksums)
             save_checkpoint(model, apply_protocol(image_processor, released), folder, output_dir)
+        # Not before: it imports this module.
+        from ..hub.converted import write_released_documents
+
+        write_released_documents(folder, released, model)
     return model
 
 

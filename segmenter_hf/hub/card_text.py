@@ -187,13 +187,15 @@ def fill_snippet(snippet: str, repo_id: str, revision: str | None) -> str:
     return code_block("python", snippet.format(repo_id=repo_id, revision=revision))
 
 
-def write_usage(row: ReleasedCheckpoint, repo_id: str, revision: str) -> str:
+def write_usage(row: ReleasedCheckpoint, repo_id: str, revision: str | None) -> str:
     snippets = (NEW_MODEL_SNIPPET, FEATURES_SNIPPET) if row.is_encoder else (PIPELINE_SNIPPET, AUTO_CLASSES_SNIPPET)
     first, second = (fill_snippet(snippet, repo_id, revision) for snippet in snippets)
-    code = (
-        "`trust_remote_code=True` runs the code in this repository, and `revision` pins it, together with the "
-        f"weights, to what was checked. {CODE_NEEDS}"
+    pin = (
+        "in this repository, and `revision` pins it, together with the weights, to what was checked"
+        if revision is not None
+        else "beside the weights"
     )
+    code = f"`trust_remote_code=True` runs the code {pin}. {CODE_NEEDS}"
     if row.is_encoder:
         before = "A segmentation model on this encoder, with a new mask transformer that has yet to be trained:"
         between = paragraph(
@@ -448,7 +450,7 @@ def write_citations(row: ReleasedCheckpoint) -> str:
 
 
 def write_text(
-    row: ReleasedCheckpoint, results: list[Result], repo_id: str, revision: str, config: SegmenterConfig
+    row: ReleasedCheckpoint, results: list[Result], repo_id: str, revision: str | None, config: SegmenterConfig
 ) -> str:
     """
     A card below its metadata.
@@ -457,7 +459,7 @@ def write_text(
         row (`ReleasedCheckpoint`): Which model.
         results (`list[Result]`): Its figures.
         repo_id (`str`): The repository that the snippets load from.
-        revision (`str`): The revision that they pin.
+        revision (`str`, *optional*): The revision that they pin.
         config (`SegmenterConfig`): Sizes of the model.
     """
     sections = {

@@ -113,7 +113,7 @@ def make_card(
     row: ReleasedCheckpoint,
     results: Sequence[Result],
     repo_id: str,
-    revision: str = TAG,
+    revision: str | None = TAG,
     model: PreTrainedModel | None = None,
 ) -> ModelCard:
     """
@@ -122,8 +122,8 @@ def make_card(
     Args:
         row (`ReleasedCheckpoint`): A row of the table of released checkpoints.
         results (`Sequence[Result]`): Its figures, as [`~segmenter_hf.hub.results.read_results`] returns them.
-        repo_id (`str`): The repository that the card is for, and that its snippets load from.
-        revision (`str`, *optional*, defaults to `TAG`): The revision that its snippets pin.
+        repo_id (`str`): The repository, or the folder, that the card is for, and that its snippets load from.
+        revision (`str`, *optional*, defaults to `TAG`): The revision that its snippets pin; `None` for none.
         model (`PreTrainedModel`, *optional*): The converted model, whose sizes and number of parameters the card then
             gives. By default, those of the table.
 

@@ -153,7 +153,12 @@ def describe_downloads(row: ReleasedCheckpoint, cache_dir: Path | None) -> list[
 
 
 def write_documents(
-    folder: Path, row: ReleasedCheckpoint, repo_id: str, revision: str, results: list[Result], model: PreTrainedModel
+    folder: Path,
+    row: ReleasedCheckpoint,
+    repo_id: str,
+    revision: str | None,
+    results: list[Result],
+    model: PreTrainedModel,
 ):
     """Writes the card, which says of the model what it is, and the licence of its weights."""
     write_text(folder / CARD_FILE, str(make_card(row, results, repo_id, revision, model)))

@@ -513,14 +513,15 @@ def _describe_licence(model: Trained, start: StartingWeights | None) -> str:
                 "No licence is known of the weights that training started from, and so none is stated for these: ask "
                 f"who published those before you use these.{where}"
             )
-        return f"The weights are under the terms of those that training started from: {_name_terms(of_start)}."
+        return f"The weights are under the terms of those that training started from: {name_terms(of_start)}."
     if of_start is None:
-        return f"The weights are licensed under {_name_terms(model.terms)}."
-    known = f"under {_name_terms(of_start)}" if of_start.is_known else "not under a licence that is known"
-    return f"The weights are licensed under {_name_terms(model.terms)}; those that training started from are {known}."
+        return f"The weights are licensed under {name_terms(model.terms)}."
+    known = f"under {name_terms(of_start)}" if of_start.is_known else "not under a licence that is known"
+    return f"The weights are licensed under {name_terms(model.terms)}; those that training started from are {known}."
 
 
-def _name_terms(terms: Terms) -> str:
+def name_terms(terms: Terms) -> str:
+    """What weights may be used under, in Markdown."""
     if terms.license != OTHER_LICENCE:
         return LICENCE_NAMES.get(terms.license, terms.license)
     name = inline_code(terms.name) if terms.name is not None else "a licence of its own"
@@ -552,4 +553,4 @@ def write_text(model: Trained, title: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-__all__ = ["FOLDER", "Measurement", "Trained", "make_title", "write_text"]
+__all__ = ["FOLDER", "Measurement", "Trained", "make_title", "name_terms", "write_text"]
