@@ -6,7 +6,7 @@ Save a trained model for shipping: float16 weights that load as float32, at half
 
 COST: seconds. RESULT: OUTPUT_DIR with model.safetensors in float16, config.json with "dtype": "float32", the image
 processor's settings and the code that loads them. Those of its files that are there already are replaced, once all are
-written; others in OUTPUT_DIR, such as README and NOTICE, are left alone.
+written; others in OUTPUT_DIR, such as README and NOTICE, are left alone. Notices and licences of MODEL come along.
 """
 
 import argparse
@@ -35,6 +35,7 @@ def export(args: argparse.Namespace):
     import torch
     from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
+    from segmenter_hf.hub.origins import load_starting_weights
     from segmenter_hf.output_folders import temporary_folder
     from segmenter_hf.outputs import check_output_dir, refuse_unwritable
 
@@ -54,6 +55,8 @@ def export(args: argparse.Namespace):
                 # safetensors files are readable by their owner only; what ships must be readable by all.
                 file.chmod(0o644)
                 os.replace(file, args.output_dir / file.name)
+        # They are the same weights, under the same terms.
+        load_starting_weights(args.model).save_documents(args.output_dir)
 
 
 def main() -> int:

@@ -275,7 +275,7 @@ def write_training(model: Trained) -> str:
         *_describe_start(model, facts),
         *_describe_length(facts),
         *_describe_optimizer(facts),
-        *_describe_augmentation(facts),
+        *_describe_augmentation(model, facts),
         *_describe_loss(model, facts),
         *_describe_run(facts),
     ]
@@ -376,7 +376,7 @@ def _describe_warmup(warmup_steps: float, num_steps: int | None) -> str:
     return f"{f'{steps:,}' if steps else 'no'} steps of warm-up{ended}"
 
 
-def _describe_augmentation(facts: TrainingFacts) -> list[str]:
+def _describe_augmentation(model: Trained, facts: TrainingFacts) -> list[str]:
     parts = []
     if None not in (facts.min_scale, facts.max_scale):
         parts.append(f"random scale from {facts.min_scale:g} to {facts.max_scale:g}")
@@ -386,7 +386,9 @@ def _describe_augmentation(facts: TrainingFacts) -> list[str]:
             share = f", drawn again where one class covers {100 * facts.max_class_share:g} percent"
         parts.append(f"random crops of {facts.crop_height} x {facts.crop_width} pixels (height x width){share}")
     parts += ["horizontal flips"] if facts.horizontal_flip else []
-    parts += ["photometric distortion"] if facts.photometric_distortion else []
+    # Images of other than three bands have no colours to change.
+    changed = "" if model.config.num_channels == 3 else " (brightness and contrast)"
+    parts += [f"photometric distortion{changed}"] if facts.photometric_distortion else []
     parts += ["no photometric distortion"] if facts.photometric_distortion is False else []
     return [f"Augmentation: {', '.join(parts)}."] if parts else []
 

@@ -470,6 +470,16 @@ def test_what_was_left_out_is_told(model, single):
     assert "of its" not in words_of(make_trained_card(model.config, IMAGE_PROCESSOR, [whole]))
 
 
+def test_distortion_of_bands_that_are_no_colours(model):
+    facts = TrainingFacts(photometric_distortion=True)
+    for num_channels, text in (
+        (3, "photometric distortion."),
+        (4, "photometric distortion (brightness and contrast)."),
+    ):
+        card = make_trained_card(tiny_config(num_channels=num_channels), IMAGE_PROCESSOR, training=facts)
+        assert f"- Augmentation: {text}" in words_of(card)
+
+
 def test_loss_and_dropout_are_those_of_the_model():
     config = tiny_config(
         id2label={0: "background", 1: "cell"}, num_labels=1, decoder_type="linear", hidden_dropout_prob=0.2,

@@ -19,9 +19,11 @@ def test_halves_the_weights_and_leaves_what_else_is_there(tmp_path):
     model = SegmenterForSemanticSegmentation(tiny_config(id2label={0: "sky", 1: "road"}))
     model.save_pretrained(tmp_path / "trained")
     SegmenterImageProcessor(window_stride=100).save_pretrained(tmp_path / "trained")
+    (tmp_path / "trained" / "NOTICE").write_text("theirs")
     shipped = tmp_path / "shipped"
     shipped.mkdir()
     (shipped / "README.md").write_text("card")
+    (shipped / "NOTICE").write_text("mine")
 
     command = [sys.executable, REPOSITORY / "scripts" / "export_checkpoint.py", tmp_path / "trained", shipped]
     subprocess.run(command, check=True, cwd=REPOSITORY)
@@ -33,5 +35,6 @@ def test_halves_the_weights_and_leaves_what_else_is_there(tmp_path):
     for name, weight in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], weight.half().float()), name
     assert SegmenterImageProcessor.from_pretrained(shipped).window_stride == 100
-    assert (shipped / "README.md").read_text() == "card"
+    assert (shipped / "README.md").read_text() == "card" and (shipped / "NOTICE").read_text() == "mine"
+    assert (shipped / "NOTICE-2").read_text() == "theirs", "the terms of the weights come along"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["shipped", "trained"]
