@@ -430,8 +430,8 @@ def _describe_run(facts: TrainingFacts) -> list[str]:
     items += [f"Seed: {', '.join(seeds)}."] if seeds else []
     parts = [escape(facts.hardware)] if facts.hardware is not None else []
     if facts.train_seconds is not None:
-        last = " since it was last resumed" if facts.is_resumed else ""
-        parts.append(f"{_format_duration(facts.train_seconds)}{last}")
+        resumed = " in all, interrupted and resumed" if facts.is_resumed else ""
+        parts.append(f"{_format_duration(facts.train_seconds)}{resumed}")
     elif facts.is_resumed:
         parts.append("interrupted and resumed")
     items += [f"Hardware and time: {', '.join(parts)}."] if parts else []

@@ -50,8 +50,8 @@ class TrainingFacts:
         seed (`int`, *optional*): Of weights, order and augmentation.
         data_seed (`int`, *optional*): Of the order, where that has its own.
         hardware (`str`, *optional*): What it ran on.
-        train_seconds (`float`, *optional*): How long.
-        is_resumed (`bool`, *optional*): Whether it was interrupted, so that the time is that of the last part.
+        train_seconds (`float`, *optional*): How long, in all its parts.
+        is_resumed (`bool`, *optional*): Whether it was interrupted.
         accepted_differences (`Sequence[str]`): What it was resumed with that differs from what it began with, a line
             for each: `"from step 120 on: learning_rate 1e-4 -> 1e-5"`. The settings here are then of the last part.
         train_loss (`float`, *optional*): Mean loss over the run.

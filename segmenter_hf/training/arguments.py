@@ -187,6 +187,13 @@ class MethodArguments:
             "choices": list(RECIPES),
         },
     )
+    accept_changes: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether a run may go on from a checkpoint of other data or flags, with those of now. Its card "
+            "then says so."
+        },
+    )
     class_balance: float = field(
         default=0.0,
         metadata={"help": "Weight the loss of each class by its frequency in the training split to minus this power."},

@@ -1,6 +1,10 @@
-"""Checkpoints of interrupted runs: which are complete, and how models are saved at the end."""
+"""
+Checkpoints of interrupted runs: which are complete, how they and the model at the end are written, and which of them
+are removed. What this package has not written, by its record, is left alone.
+"""
 
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -9,15 +13,27 @@ import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from safetensors import SafetensorError
 from transformers.trainer import TRAINER_STATE_NAME
 
+from ..outputs import OutputError
 from .arguments import TrainingError
 
 
+if TYPE_CHECKING:
+    from .run_record import RunRecord
+
 logger = logging.getLogger(__name__)
 
+# What decided on the weights beside it; see run_record.py.
+RECORD_NAME = "training_record.json"
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
+# What is being written, and what is being removed.
+UNFINISHED_NAME, REMOVED_NAME = ".segmenter_hf.unfinished", ".segmenter_hf.removed"
+# How torch says that a file could not be written.
+FAILED_WRITE = re.compile(r"inline_container|PytorchStreamWriter|iostream|[Ff]ile write|writing file")
 
 
 def decide_checkpoint(resume_from_checkpoint: str | bool | None, output_dir: str | Path) -> Path | None:
@@ -42,8 +58,6 @@ def decide_checkpoint(resume_from_checkpoint: str | bool | None, output_dir: str
         problem = find_problem(checkpoint)
         if problem is not None:
             raise TrainingError(f"--resume_from_checkpoint {checkpoint} is no complete checkpoint ({problem}).")
-    if checkpoint is not None:
-        logger.info("Resuming from %s.", checkpoint)
     return checkpoint
 
 
@@ -52,10 +66,9 @@ def find_last_checkpoint(output_dir: str | Path) -> Path | None:
     The last complete checkpoint of a run, if there is one. One that was being written when the run was killed is
     passed over, with a warning.
     """
-    folder = Path(output_dir)
-    found = [(CHECKPOINT_NAME.fullmatch(each.name), each) for each in (folder.iterdir() if folder.is_dir() else [])]
-    checkpoints = sorted((int(match[1]), each) for match, each in found if match and each.is_dir())
-    for _, checkpoint in reversed(checkpoints):
+    for _, checkpoint in reversed(_list_checkpoints(output_dir)):
+        if not checkpoint.is_dir():
+            continue
         problem = find_problem(checkpoint)
         if problem is None:
             return checkpoint
@@ -63,12 +76,16 @@ def find_last_checkpoint(output_dir: str | Path) -> Path | None:
     return None
 
 
+def read_step(checkpoint: Path) -> int:
+    """The steps made by then, from what is written last, when all processes have written theirs."""
+    return int(json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"])
+
+
 def find_problem(checkpoint: Path) -> str | None:
     """What is missing of a checkpoint, if anything is."""
     try:
-        # Written last, after all processes have written theirs.
-        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        read_step(checkpoint)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{TRAINER_STATE_NAME}: {error}"
     for file in checkpoint.iterdir():
         # Files of torch are archives, whose index is at the end.
@@ -77,21 +94,148 @@ def find_problem(checkpoint: Path) -> str | None:
     return None
 
 
+def _list_checkpoints(output_dir: str | Path) -> list[tuple[int, Path]]:
+    """What is called as checkpoints are, by steps."""
+    folder = Path(output_dir)
+    found = [(CHECKPOINT_NAME.fullmatch(each.name), each) for each in (folder.iterdir() if folder.is_dir() else [])]
+    return sorted((int(match[1]), each) for match, each in found if match)
+
+
+def is_own(checkpoint: Path) -> bool:
+    """Whether this package has written a checkpoint, and may remove it. Through a link, it removes nothing."""
+    return not checkpoint.is_symlink() and (checkpoint / RECORD_NAME).is_file()
+
+
+def find_foreign(output_dir: str | Path, first_step: int, last_step: int) -> list[Path]:
+    """What is in the place of checkpoints after `first_step` and up to `last_step`, and was not written as one."""
+    return [
+        each for step, each in _list_checkpoints(output_dir) if first_step < step <= last_step and not is_own(each)
+    ]
+
+
+def is_model_only(checkpoint: Path) -> bool:
+    """Whether a checkpoint lacks what optimisers keep, so that no run can go on from it as it would have."""
+    return not [*checkpoint.glob("optimizer*"), *checkpoint.glob("global_step*"), *checkpoint.glob("*optim*")]
+
+
+def remove_old_checkpoints(
+    output_dir: str | Path, number: int | None, best: str | Path | None = None, keeps_last: bool = True
+):
+    """
+    Removes the oldest of this package's checkpoints beyond a number of them, but neither the last nor the best.
+
+    Args:
+        output_dir (`str` or `Path`): Their folder.
+        number (`int`, *optional*): How many are kept; of `None` and numbers below 1, all.
+        best (`str` or `Path`, *optional*): The best one.
+        keeps_last (`bool`, *optional*): Whether the last one is kept where it is not the best.
+    """
+    if number is None or number < 1:
+        return
+    own = [each for _, each in _list_checkpoints(output_dir) if is_own(each) and find_problem(each) is None]
+    kept = {Path(best).name} if best is not None else set()
+    if keeps_last or not kept:
+        kept |= {each.name for each in own[-1:]}
+    removable = [each for each in own if each.name not in kept]
+    for checkpoint in removable[: max(0, len(own) - number)]:
+        remove_checkpoint(checkpoint)
+
+
+def remove_checkpoint(checkpoint: Path):
+    """Removes a checkpoint, which is gone at once: a kill in between leaves nothing that looks like one."""
+    removed = _clear(checkpoint.parent / REMOVED_NAME)
+    os.replace(checkpoint, removed)
+    shutil.rmtree(removed)
+
+
+def make_unfinished(output_dir: str | Path) -> Path:
+    """An empty folder to write what then gets its name in the output folder. (No other run is on in that.)"""
+    _clear(Path(output_dir) / REMOVED_NAME)
+    unfinished = _clear(Path(output_dir) / UNFINISHED_NAME)
+    unfinished.mkdir(parents=True)
+    return unfinished
+
+
+def _clear(folder: Path) -> Path:
+    """Removes what a run that was killed has left under a name that is for such folders alone."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise OutputError(f"{folder} is in the way, expected a folder or nothing. Remove it.")
+    if folder.exists():
+        shutil.rmtree(folder)
+    return folder
+
+
+def begin_checkpoint(checkpoint: Path, record: "RunRecord"):
+    """Makes a checkpoint's folder with nothing but its record, by which it is known as one that is not complete."""
+    unfinished = make_unfinished(checkpoint.parent)
+    record.write(unfinished)
+    finish_checkpoint(unfinished, checkpoint)
+
+
+def finish_checkpoint(unfinished: Path, checkpoint: Path):
+    """
+    Gives a folder the name of a checkpoint, in place of one that a run of before has left.
+
+    Raises:
+        OutputError: if something else is in the way.
+    """
+    if checkpoint.is_symlink() or checkpoint.exists():
+        if not is_own(checkpoint):
+            raise OutputError(f"{checkpoint} is in the way, and is no checkpoint of this run. Move it.")
+        remove_checkpoint(checkpoint)
+    os.replace(unfinished, checkpoint)
+
+
 @contextlib.contextmanager
-def replacing_files(folder: str | Path, is_writer: bool = True) -> Iterator[Path]:
+def saving(file: str | Path, output_dir: str | Path, is_writer: bool = True) -> Iterator[None]:
+    """
+    Turns what the file system makes impossible into a refusal that says from where the same command goes on, and
+    removes what is half written.
+
+    Args:
+        file (`str` or `Path`): What is being written.
+        output_dir (`str` or `Path`): The folder of the run.
+        is_writer (`bool`, *optional*): Whether this is the process that makes and removes folders.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    try:
+        yield
+    except (OSError, OutputError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, RuntimeError) and not FAILED_WRITE.search(str(error)):
+            raise
+        output_dir = Path(output_dir)
+        if is_writer:
+            with contextlib.suppress(OSError):
+                if is_own(Path(file)) and find_problem(Path(file)) is not None:
+                    remove_checkpoint(Path(file))
+                make_unfinished(output_dir).rmdir()
+        checkpoint = find_last_checkpoint(output_dir)
+        remedy = "There is no complete checkpoint to go on from."
+        if checkpoint is not None:
+            remedy = f"{checkpoint} is complete: make room, and the same command goes on from there."
+        if isinstance(error, OutputError):
+            raise OutputError(f"{error} {remedy}") from error
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise OutputError(f"{file} cannot be written: {reason}. {remedy}") from error
+
+
+@contextlib.contextmanager
+def replacing_files(folder: str | Path, is_writer: bool = True, record: "RunRecord | None" = None) -> Iterator[Path]:
     """
     A folder to write files into that then replace those of `folder`, each at once. Only the process with `is_writer`
-    moves them.
+    moves them. The record of the run, if there is one, says in between that they are not all there.
     """
     folder = Path(folder)
-    unfinished = folder / ".unfinished"
-    if is_writer:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
+    unfinished = make_unfinished(folder) if is_writer else folder / UNFINISHED_NAME
     try:
         yield unfinished
         if is_writer:
-            for file in unfinished.iterdir():
+            if record is not None:
+                dataclasses.replace(record, is_complete=True).write(unfinished)
+                dataclasses.replace(record, is_complete=False).write(folder)
+            for file in sorted(unfinished.iterdir(), key=lambda each: each.name == RECORD_NAME):
                 # safetensors files are readable by their owner only; those of models are for all.
                 file.chmod(0o644)
                 os.replace(file, folder / file.name)
@@ -100,4 +244,18 @@ def replacing_files(folder: str | Path, is_writer: bool = True) -> Iterator[Path
             shutil.rmtree(unfinished, ignore_errors=True)
 
 
-__all__ = ["decide_checkpoint", "find_last_checkpoint", "find_problem", "replacing_files"]
+__all__ = [
+    "begin_checkpoint",
+    "decide_checkpoint",
+    "find_foreign",
+    "find_last_checkpoint",
+    "find_problem",
+    "finish_checkpoint",
+    "is_model_only",
+    "is_own",
+    "make_unfinished",
+    "read_step",
+    "remove_old_checkpoints",
+    "replacing_files",
+    "saving",
+]

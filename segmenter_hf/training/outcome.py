@@ -1,20 +1,36 @@
 """What a training run leaves beside the model: its figures, its card, and all of it on the Hub."""
 
+import copy
+import json
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 
-from ..evaluation.results import describe_command, describe_device, fingerprint, make_results, write_results
+from ..evaluation.results import (
+    FIGURES,
+    FIGURES_OF_CLASSES,
+    describe_command,
+    describe_device,
+    fingerprint,
+    make_results,
+    read_results_file,
+    write_results,
+)
 from ..hub.names import hide_paths_in_results
-from ..hub.push import PushError
+from ..hub.push import CARD_FILE, PushError
 from ..hub.push_trained import check_repository, push_trained, save_card
 from ..hub.trained_card import make_trained_card
 from ..hub.training_facts import TrainingFacts
+from ..outputs import refuse_unwritable, replacing_file, write_text
 from .arguments import DataArguments, MethodArguments, ModelArguments, TrainingError
 from .recipes import Recipe, find_changes
+from .run_record import RunRecord
 from .setup import TrainingSetup
 
 
@@ -49,8 +65,9 @@ def record(
     run: Run,
     model: PreTrainedModel,
     evaluation: dict[str, Any],
-    training: TrainingFacts | None,
+    training: RunRecord | None,
     repo_id: str | None = None,
+    is_finished_before: bool = False,
 ) -> dict[str, Any]:
     """
     Writes `results.json`, as the evaluation script would, and the card into the output folder.
@@ -59,8 +76,13 @@ def record(
         run ([`Run`]): The run.
         model ([`SegmenterForSemanticSegmentation`]): What was saved.
         evaluation (`dict`): What [`evaluate_sliding_window`] returned for it.
-        training ([`TrainingFacts`], *optional*): How it was trained; `None` where the run only evaluated.
+        training ([`RunRecord`], *optional*): How it was trained; `None` where the run only evaluated.
         repo_id (`str`, *optional*): The repository that the model is pushed to.
+        is_finished_before (`bool`, *optional*): Whether the run has only evaluated what was trained already. Figures
+            and card that are there and say the same then stay as they are.
+
+    Raises:
+        OutputError: if they cannot be written.
     """
     setup, data_args, output_dir = run.setup, run.data_args, Path(run.args.output_dir)
     results = make_results(
@@ -83,39 +105,79 @@ def record(
     )
     # It may be pushed: where things are on this machine concerns nobody else.
     results = hide_paths_in_results(results)
-    write_results(results, output_dir / RESULTS_NAME)
-    if training is None:
-        return results
-    # Notices and licences first, as the card names them.
-    start = setup.start.save_documents(output_dir)
-    card = make_trained_card(
-        model.config,
-        setup.image_processor,
-        [results],
-        training=training,
-        base_model=start,
-        dataset_name=data_args.dataset_name,
-        repo_id=repo_id,
-        num_parameters=model.num_parameters(),
-    )
-    save_card(card, output_dir)
+    file = output_dir / RESULTS_NAME
+    is_known = is_finished_before and _say_the_same(file, results)
+    remedy = f"The model is in {output_dir}: make room, and the same command writes what is missing."
+    with refuse_unwritable(file, remedy):
+        if not is_known:
+            write_results(results, file)
+        if training is None or (is_known and (output_dir / CARD_FILE).exists()):
+            return results
+        # Notices and licences first, as the card names them.
+        start = setup.start.save_documents(output_dir)
+        card = make_trained_card(
+            model.config,
+            setup.image_processor,
+            [results],
+            training=training.training,
+            base_model=start,
+            dataset_name=training.dataset_name,
+            repo_id=repo_id,
+            num_parameters=model.num_parameters(),
+        )
+        save_card(card, output_dir)
     return results
 
 
-def describe_training(
-    run: Run,
-    *,
-    num_steps: int,
-    num_epochs: float,
-    warmup_steps: float,
-    train_seconds: float,
-    is_resumed: bool,
-    mixed_precision: str,
-    train_loss: float | None = None,
-    selected_by: str | None = None,
-    selected_step: int | None = None,
-) -> TrainingFacts:
-    """What the card says of the training; see [`TrainingFacts`]."""
+def _say_the_same(file: Path, results: Mapping[str, Any]) -> bool:
+    """Whether a file holds the same figures, of the same data by the same protocol."""
+    try:
+        known = read_results_file(file)
+    except ValueError:
+        return False
+    data = known["dataset"].get("fingerprint") == results["dataset"]["fingerprint"]
+    return data and all(known[name] == results[name] for name in (*FIGURES, *FIGURES_OF_CLASSES, "protocol"))
+
+
+def write_metrics(metrics: Mapping[str, Any], name: str, output_dir: str | Path):
+    """
+    Writes what `Trainer.save_metrics` does, complete or not at all: a file of these, and one of those of all names.
+
+    Raises:
+        OutputError: if they cannot be written.
+    """
+    together = Path(output_dir) / "all_results.json"
+    try:
+        others = json.loads(together.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        others = {}
+    for file, values in ((Path(output_dir) / f"{name}_results.json", metrics), (together, {**others, **metrics})):
+        write_text(file, json.dumps(values, indent=4, sort_keys=True))
+
+
+def write_state(state: TrainerState, folder: str | Path):
+    """
+    Writes the course of a run into a folder that may be published, as `Trainer` does, complete or not at all.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    state = copy.copy(state)
+    # Checkpoints, by which runs are resumed, keep the whole path.
+    state.best_model_checkpoint = state.best_model_checkpoint and os.path.basename(state.best_model_checkpoint)
+    with replacing_file(Path(folder) / TRAINER_STATE_NAME) as unfinished:
+        state.save_to_json(str(unfinished))
+
+
+def describe_training(run: Run, mixed_precision: str, warmup_steps: float) -> TrainingFacts:
+    """
+    What the card says of the training, but for what is known at its end; see [`TrainingFacts`].
+
+    Args:
+        run ([`Run`]): The run.
+        mixed_precision (`str`): accelerate's name of it.
+        warmup_steps (`float`): Steps of warm-up; below 1, a share of all.
+    """
     args, data_args, method_args = run.args, run.data_args, run.method_args
     crop_size = run.setup.image_processor.crop_size
     optimizer = str(getattr(args.optim, "value", args.optim))
@@ -142,8 +204,6 @@ def describe_training(
         num_images=len(run.setup.train_dataset),
         num_split_images=len(run.setup.data.split(data_args.train_split)),
         held_out_share=run.setup.data.held_out_share,
-        num_epochs=num_epochs,
-        num_steps=num_steps,
         per_device_batch_size=per_device,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         num_processes=run.num_processes,
@@ -168,11 +228,7 @@ def describe_training(
         seed=args.seed,
         data_seed=getattr(args, "data_seed", None),
         hardware=describe_device(torch.device(run.device)),
-        train_seconds=train_seconds,
-        is_resumed=is_resumed,
-        train_loss=train_loss,
-        selected_by=selected_by,
-        selected_step=selected_step,
+        is_resumed=False,
         versions={"torch": torch.__version__},
         command=describe_command(),
         **lora,
@@ -219,9 +275,18 @@ def push(args: Any, repo_id: str):
         push_trained(args.output_dir, repo_id, private=args.hub_private_repo, token=args.hub_token)
     except PushError as error:
         raise TrainingError(
-            f"The model is in {args.output_dir}, but not in {repo_id}: {error} The same command goes on from its last "
-            "checkpoint, and pushes again."
+            f"The model is in {args.output_dir}, but not in {repo_id}: {error} The same command trains no more, and "
+            "pushes again."
         ) from error
 
 
-__all__ = ["RESULTS_NAME", "Run", "choose_repository", "describe_training", "push", "record"]
+__all__ = [
+    "RESULTS_NAME",
+    "Run",
+    "choose_repository",
+    "describe_training",
+    "push",
+    "record",
+    "write_metrics",
+    "write_state",
+]

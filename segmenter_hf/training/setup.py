@@ -1,5 +1,6 @@
 """What a training run starts with: data, image processor and model, checked before any work is done."""
 
+import hashlib
 import json
 import logging
 import tempfile
@@ -54,6 +55,7 @@ class TrainingSetup:
         class_weights (`torch.Tensor`, *optional*): Of shape `(num_labels,)`.
         start ([`StartingWeights`], *optional*): What is known of the weights that the model has; `None` where the run
             only evaluates.
+        start_weights (`str`, *optional*): SHA-256 of the weights that training starts from; `None` where all are new.
     """
 
     data: SegmentationData
@@ -63,6 +65,7 @@ class TrainingSetup:
     model: PreTrainedModel
     class_weights: torch.Tensor | None
     start: StartingWeights | None = None
+    start_weights: str | None = None
 
 
 def prepare(
@@ -132,7 +135,7 @@ def _prepare(
             image_processor=image_processor,
             sample_size=None if data_args.check_all_examples else NUM_CHECKED,
         )
-        model = make_model(model_args, recipe, checkpoint, image_processor, data.id2label)
+        model, start_weights = make_model(model_args, recipe, checkpoint, image_processor, data.id2label)
 
     if not do_train:
         return TrainingSetup(data, None, eval_examples, image_processor, model, None)
@@ -155,7 +158,9 @@ def _prepare(
     start = load_starting_weights(
         model_args.model_name_or_path, model_args.model_revision, model_args.cache_dir, model_args.token
     )
-    return TrainingSetup(data, train_dataset, eval_examples, image_processor, model, class_weights, start)
+    return TrainingSetup(
+        data, train_dataset, eval_examples, image_processor, model, class_weights, start, start_weights
+    )
 
 
 def _first(examples: Dataset, number: int | None) -> Dataset:
@@ -334,10 +339,10 @@ def make_model(
     checkpoint: Checkpoint | None,
     image_processor: SegmenterImageProcessingMixin,
     id2label: Mapping[int, str],
-) -> SegmenterForSemanticSegmentation:
+) -> tuple[SegmenterForSemanticSegmentation, str | None]:
     """
     The model for these labels: new, on an encoder's weights, or on those of a Segmenter, of which what depends on the
-    number of labels is new if that is another (the log names it).
+    number of labels is new if that is another (the log names it); and the SHA-256 of the weights that are not new.
     """
     settings = {"id2label": dict(id2label), "label2id": {name: index for index, name in id2label.items()}}
     settings["palette"] = _find_palette(id2label)
@@ -353,15 +358,19 @@ def make_model(
         }
     attention = {"attn_implementation": model_args.attn_implementation} if model_args.attn_implementation else {}
 
+    start_weights = None
     if checkpoint is not None:
-        model = AutoModelForSemanticSegmentation.from_pretrained(
+        model, info = AutoModelForSemanticSegmentation.from_pretrained(
             checkpoint.name_or_path,
             ignore_mismatched_sizes=True,
+            output_loading_info=True,
             dtype=torch.float32,
             **checkpoint.settings,
             **settings,
             **attention,
         )
+        new = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
+        start_weights = hash_weights({name: each for name, each in model.state_dict().items() if name not in new})
     else:
         if model_args.config_name is not None:
             channels = {} if model_args.num_channels is None else {"num_channels": model_args.num_channels}
@@ -390,7 +399,16 @@ def make_model(
             f"{model.config.patch_size}. Pass --patch_size {model.config.patch_size}, or another "
             "--image_processor_name."
         )
-    return model
+    return model, start_weights
+
+
+def hash_weights(weights: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of tensors by their names, whatever file they were read from."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def fit_position_embeddings(model: SegmenterForSemanticSegmentation, height: int, width: int):

@@ -2,17 +2,20 @@
 
 import logging
 import math
-import os
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import Trainer, default_data_collator
-from transformers.trainer_utils import PredictionOutput, speed_metrics
+from transformers.trainer_utils import PredictionOutput, TrainOutput, speed_metrics
 
 from ..data.examples import require_length
 from ..evaluation.protocol import evaluate_sliding_window
 from .arguments import TrainingError
+from .checkpoints import begin_checkpoint, remove_old_checkpoints, saving
+from .outcome import write_state
+from .resuming import Course, read_options, restore_options
 from .samples import EpochSampler, SetEpoch
 
 
@@ -35,6 +38,8 @@ class SegmentationTrainer(Trainer):
 
     Attributes:
         last_evaluation (`dict`, *optional*): What the last evaluation measured, see [`evaluate_sliding_window`].
+        course ([`Course`], *optional*): What checkpoints keep a record of. With it, only checkpoints that have one are
+            removed by `save_total_limit`.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class SegmentationTrainer(Trainer):
         self.annotation_column = annotation_column
         self.class_weights = class_weights
         self.last_evaluation: dict[str, Any] | None = None
+        self.course: Course | None = None
         self.epoch_sampler = None
         if self.train_dataset is not None:
             data_seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
@@ -64,6 +70,50 @@ class SegmentationTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset=None) -> EpochSampler:
         return self.epoch_sampler
+
+    def count_steps(self) -> int:
+        """Steps of the optimiser to make in all."""
+        if self.args.max_steps > 0:
+            return self.args.max_steps
+        per_epoch = math.ceil(len(self.get_train_dataloader()) / self.args.gradient_accumulation_steps)
+        return math.ceil(self.args.num_train_epochs * max(1, per_epoch))
+
+    def train(self, *args, **kwargs) -> TrainOutput:
+        if self.course is None:
+            return super().train(*args, **kwargs)
+        # `Trainer` itself removes any folder whose name begins like a checkpoint's.
+        self.num_kept, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.args.save_total_limit = self.num_kept
+
+    def _run_epoch(self, *args, **kwargs):
+        # A run that ended inside an epoch would make a step more whenever it is started again.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        if checkpoint is None or self.is_deepspeed_enabled:
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        options, base_lrs = read_options(self.optimizer), list(getattr(self.lr_scheduler, "base_lrs", []))
+        super()._load_optimizer_and_scheduler(checkpoint)
+        restore_options(self.optimizer, self.lr_scheduler, options, base_lrs)
+
+    def _save_checkpoint(self, model, trial):
+        if self.course is None:
+            return super()._save_checkpoint(model, trial)
+        output_dir, is_writer = Path(self.args.output_dir), self.args.should_save
+        checkpoint = output_dir / f"checkpoint-{self.state.global_step}"
+        with saving(checkpoint, output_dir, is_writer):
+            if is_writer:
+                begin_checkpoint(checkpoint, self.course.record_at(self.state.global_step, self.state.epoch))
+            self.accelerator.wait_for_everyone()
+            super()._save_checkpoint(model, trial)
+            if is_writer:
+                remove_old_checkpoints(output_dir, self.num_kept, self.state.best_model_checkpoint)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # That of `Trainer` smooths labels along the wrong dimension, and ignores -100 only.
@@ -110,6 +160,10 @@ class SegmentationTrainer(Trainer):
         self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
         return PredictionOutput(predictions=None, label_ids=None, metrics=metrics)
 
+    def score(self) -> dict[str, float | None]:
+        """What `evaluate` returns, without telling trackers and history of it."""
+        return self._score(self.eval_dataset, "eval")
+
     def _score(self, dataset, prefix: str) -> dict[str, float | None]:
         start_time = time.time()
         # Of sharded models the wrapper, which gathers their weights.
@@ -127,11 +181,8 @@ class SegmentationTrainer(Trainer):
         return metrics | speed_metrics(prefix, start_time, num_samples=self.last_evaluation["num_images"])
 
     def save_state(self):
-        # Of the folder that may be published; checkpoints, by which runs are resumed, keep the whole path.
-        best = self.state.best_model_checkpoint
-        self.state.best_model_checkpoint = best and os.path.basename(best)
-        super().save_state()
-        self.state.best_model_checkpoint = best
+        if self.args.should_save:
+            write_state(self.state, self.args.output_dir)
 
     def _determine_best_metric(self, metrics: dict[str, float | None], trial) -> bool:
         name = "eval_" + (self.args.metric_for_best_model or "").removeprefix("eval_")

@@ -1,11 +1,10 @@
 """A training run with a plain loop on accelerate, of the same result as one with `Trainer`."""
 
+import dataclasses
 import json
 import logging
 import math
 import os
-import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,9 +23,18 @@ from ..evaluation.protocol import evaluate_sliding_window
 from ..processes import check_connected, part
 from .argument_checks import MEASURED, check_schedule, check_trackers
 from .arguments import DataArguments, MethodArguments, ModelArguments, TrainingError
-from .checkpoints import decide_checkpoint, replacing_files
-from .outcome import Run, choose_repository, describe_training, push, record
+from .checkpoints import (
+    UNFINISHED_NAME,
+    finish_checkpoint,
+    make_unfinished,
+    remove_old_checkpoints,
+    replacing_files,
+    saving,
+)
+from .outcome import Run, choose_repository, push, record, write_state
+from .output_folder import FILES, reserved
 from .recipes import Recipe, announce
+from .resuming import Course, begin, has_evaluation, load_saved, load_state, read_options, restore_options
 from .samples import EpochSampler
 from .setup import TrainingSetup, prepare
 from .trainer import compute_loss, make_metrics
@@ -163,11 +171,16 @@ class Loop:
         setup ([`TrainingSetup`]): What it starts with.
         args ([`AccelerateArguments`]): How it runs.
         accelerator (`Accelerator`): Where.
+
+    Attributes:
+        course ([`Course`]): What checkpoints keep a record of.
+        last_evaluation (`dict`, *optional*): What the last evaluation measured, see [`evaluate_sliding_window`].
     """
 
     def __init__(self, setup: TrainingSetup, args: AccelerateArguments, accelerator: Accelerator):
         self.setup, self.args, self.accelerator = setup, args, accelerator
         self.output_dir = Path(args.output_dir)
+        self.course: Course | None = None
         self.last_evaluation: dict[str, Any] | None = None
         self.id2label = setup.model.config.id2label
         if args.gradient_checkpointing:
@@ -203,7 +216,10 @@ class Loop:
     def run(self, checkpoint: Path | None = None):
         """Trains, from a checkpoint on if there is one."""
         if checkpoint is not None:
+            options, base_lrs = read_options(self.optimizer), list(getattr(self.scheduler, "base_lrs", []))
             self.accelerator.load_state(str(checkpoint))
+            if self.accelerator.distributed_type != DistributedType.DEEPSPEED:
+                restore_options(self.optimizer, self.scheduler, options, base_lrs)
             self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
             self.state.max_steps = self.max_steps
         total_loss, last_logged = torch.zeros((), device=self.accelerator.device), self.state.global_step
@@ -297,6 +313,12 @@ class Loop:
 
     def evaluate(self) -> dict[str, float | None]:
         """Scores the model by the sliding-window protocol, and logs the figures."""
+        metrics = self.score()
+        self.log(metrics)
+        return metrics
+
+    def score(self) -> dict[str, float | None]:
+        """What `evaluate` returns, without telling trackers and history of it."""
         self.last_evaluation = evaluate_sliding_window(
             self.model if self.is_sharded else self.unwrapped_model,
             self.setup.image_processor,
@@ -306,9 +328,7 @@ class Loop:
             window_batch_size=self.args.per_device_eval_batch_size,
             autocast_dtype=self.evaluation_dtype,
         )
-        metrics = make_metrics(self.last_evaluation, self.id2label, "eval")
-        self.log(metrics)
-        return metrics
+        return make_metrics(self.last_evaluation, self.id2label, "eval")
 
     @property
     def evaluation_dtype(self) -> torch.dtype | None:
@@ -327,21 +347,19 @@ class Loop:
     def save_checkpoint(self):
         """Writes a checkpoint beside its place, and renames it when all processes have written theirs."""
         checkpoint = self.output_dir / f"checkpoint-{self.state.global_step}"
-        unfinished = self.output_dir / ".checkpoint.unfinished"
-        if self.accelerator.is_main_process:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir(parents=True)
-        self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(unfinished))
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            self.state.save_to_json(str(unfinished / TRAINER_STATE_NAME))
-            shutil.rmtree(checkpoint, ignore_errors=True)
-            os.replace(unfinished, checkpoint)
-            if self.args.save_total_limit:
-                folders = sorted(self.output_dir.glob("checkpoint-*"), key=lambda each: int(each.name.split("-")[1]))
-                for old in folders[: -self.args.save_total_limit]:
-                    shutil.rmtree(old)
+        unfinished = self.output_dir / UNFINISHED_NAME
+        is_main_process = self.accelerator.is_main_process
+        with saving(checkpoint, self.output_dir, is_main_process):
+            if is_main_process:
+                make_unfinished(self.output_dir)
+                self.course.record_at(self.state.global_step, self.state.epoch).write(unfinished)
+            self.accelerator.wait_for_everyone()
+            self.accelerator.save_state(str(unfinished))
+            self.accelerator.wait_for_everyone()
+            if is_main_process:
+                self.state.save_to_json(str(unfinished / TRAINER_STATE_NAME))
+                finish_checkpoint(unfinished, checkpoint)
+                remove_old_checkpoints(self.output_dir, self.args.save_total_limit)
         self.accelerator.wait_for_everyone()
 
     def save(self):
@@ -349,11 +367,14 @@ class Loop:
         # Gathered, of a sharded model. (Of a compiled one the names would be others than the model's.)
         weights = self.accelerator.get_state_dict(self.model) if self.is_sharded else None
         is_main_process = self.accelerator.is_main_process
-        with replacing_files(self.output_dir, is_main_process) as folder:
+        with (
+            saving(self.output_dir, self.output_dir, is_main_process),
+            replacing_files(self.output_dir, is_main_process, self.course.final_record) as folder,
+        ):
             if is_main_process:
                 self.unwrapped_model.save_pretrained(folder, state_dict=weights)
                 self.setup.image_processor.save_pretrained(folder)
-                self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+                write_state(self.state, folder)
         self.accelerator.wait_for_everyone()
 
 
@@ -393,6 +414,19 @@ def train(
     except (ImportError, ValueError) as error:
         raise TrainingError(str(error)) from error
     set_up_logging(accelerator.is_main_process)
+    trackers = [os.environ["TRACKIO_DIR"]] if args.with_tracking and os.environ.get("TRACKIO_DIR") else []
+    with reserved(args.output_dir, FILES, trackers):
+        return _train(model_args, data_args, method_args, args, recipe, accelerator)
+
+
+def _train(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    method_args: MethodArguments,
+    args: AccelerateArguments,
+    recipe: Recipe,
+    accelerator: Accelerator,
+) -> Loop:
     batch_size = announce(
         recipe,
         args.per_device_train_batch_size,
@@ -400,44 +434,45 @@ def train(
         accelerator.num_processes,
         args.learning_rate,
     )
-
-    checkpoint = decide_checkpoint(args.resume_from_checkpoint, args.output_dir)
     repo_id = choose_repository(args)
     set_seed(args.seed)
     setup = prepare(model_args, data_args, method_args, recipe, args.seed)
     # Again, as `Trainer` does once it has the model.
     set_seed(args.seed)
     loop = Loop(setup, args, accelerator)
-    if args.with_tracking:
-        accelerator.init_trackers("semantic_segmentation", {"recipe": recipe.name, "batch_size": batch_size})
+    run = Run(
+        *(model_args, data_args, method_args, recipe, setup, args),
+        device=accelerator.device,
+        num_processes=accelerator.num_processes,
+        autocast_dtype=loop.evaluation_dtype,
+    )
+    course = loop.course = begin(
+        run, "accelerate", accelerator, max_steps=loop.max_steps, warmup_steps=args.num_warmup_steps
+    )
+    start = course.start
+    if start.is_saved:
+        run = use_saved_model(loop, run)
+    else:
+        if args.with_tracking:
+            accelerator.init_trackers("semantic_segmentation", {"recipe": recipe.name, "batch_size": batch_size})
+        loop.run(start.checkpoint)
+        course.finish(loop.state.global_step, loop.state.epoch)
+        if course.train_seconds is not None:
+            logger.info("Trained in %.0f s.", course.train_seconds)
+        if method_args.use_peft:
+            loop.model = loop.unwrapped_model.merge_and_unload()
+        loop.save()
+    # Trackers and history need no telling twice.
+    is_known = start.is_saved and has_evaluation(loop.state)
+    metrics = loop.score() if is_known else loop.evaluate()
     if accelerator.is_main_process:
-        # Checkpoints are weights too, which others may go on from before the card is written.
-        setup.start.save_documents(args.output_dir)
-    start_time = time.time()
-    loop.run(checkpoint)
-    train_seconds = time.time() - start_time
-    logger.info("Trained in %.0f s.", train_seconds)
-    if method_args.use_peft:
-        loop.model = loop.unwrapped_model.merge_and_unload()
-    loop.evaluate()
-    loop.save()
-    if accelerator.is_main_process:
-        run = Run(
-            *(model_args, data_args, method_args, recipe, setup, args),
-            device=accelerator.device,
-            num_processes=accelerator.num_processes,
-            autocast_dtype=loop.evaluation_dtype,
-        )
-        facts = describe_training(
-            run,
-            num_steps=loop.state.global_step,
-            num_epochs=loop.state.epoch,
-            warmup_steps=args.num_warmup_steps,
-            train_seconds=train_seconds,
-            is_resumed=checkpoint is not None,
-            mixed_precision=accelerator.mixed_precision,
-        )
-        record(run, loop.unwrapped_model, loop.last_evaluation, facts, repo_id)
+        if is_known:
+            logger.info("%s", {name: f"{value:.4g}" for name, value in metrics.items() if value is not None})
+        else:
+            with saving(loop.output_dir, loop.output_dir):
+                write_state(loop.state, loop.output_dir)
+        model = loop.unwrapped_model
+        record(run, model, loop.last_evaluation, course.final_record, repo_id, is_finished_before=start.is_done)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     part()
@@ -445,3 +480,11 @@ def train(
     if repo_id is not None and accelerator.is_main_process:
         push(args, repo_id)
     return loop
+
+
+def use_saved_model(loop: Loop, run: Run) -> Run:
+    """Lets a loop score the model in its output folder, and returns the run with that model."""
+    loop.setup = load_saved(run)
+    loop.model = loop.setup.model.to(loop.accelerator.device)
+    loop.state = load_state(loop.output_dir)
+    return dataclasses.replace(run, setup=loop.setup)

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import os
 import re
+from pathlib import Path
 
 import torch
 import torch._inductor
@@ -15,9 +16,12 @@ from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_rep
 from ..processes import check_connected, part
 from .argument_checks import check_schedule, check_trackers
 from .arguments import DataArguments, MethodArguments, ModelArguments, TrainingError
-from .checkpoints import decide_checkpoint, replacing_files
-from .outcome import Run, choose_repository, describe_training, push, record
+from .checkpoints import remove_old_checkpoints, replacing_files, saving
+from .outcome import Run, choose_repository, push, record, write_metrics, write_state
+from .output_folder import FILES, RESULT_FILES, reserved
 from .recipes import Recipe, announce
+from .resuming import begin, has_evaluation, load_saved, load_state
+from .run_record import RunRecord
 from .setup import prepare
 from .trainer import SegmentationTrainer, check_metric, evaluation_dtype
 
@@ -114,7 +118,20 @@ def train(
     check_arguments(training_args, method_args)
     # `TrainingArguments` sets `do_eval` itself for evaluation during training.
     only_evaluates = training_args.do_eval and not training_args.do_train and training_args.eval_strategy == "no"
-    checkpoint = repo_id = None
+    output_dir = training_args.output_dir
+    with reserved(output_dir, RESULT_FILES if only_evaluates else FILES, find_tracker_folders(training_args)):
+        return _train(model_args, data_args, method_args, training_args, recipe, only_evaluates)
+
+
+def _train(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    method_args: MethodArguments,
+    training_args: TrainingArguments,
+    recipe: Recipe,
+    only_evaluates: bool,
+) -> SegmentationTrainer:
+    output_dir, repo_id = training_args.output_dir, None
     if not only_evaluates:
         announce(
             recipe,
@@ -124,7 +141,6 @@ def train(
             training_args.learning_rate,
         )
         repo_id = choose_repository(training_args)
-        checkpoint = decide_checkpoint(training_args.resume_from_checkpoint, training_args.output_dir)
     set_seed(training_args.seed)
     setup = prepare(model_args, data_args, method_args, recipe, training_args.seed, do_train=not only_evaluates)
     check_metric(training_args.metric_for_best_model, setup.data.id2label)
@@ -162,42 +178,66 @@ def train(
         num_processes=training_args.world_size,
         autocast_dtype=evaluation_dtype(training_args),
     )
-    facts = None
-    if not only_evaluates:
+    if only_evaluates:
+        metrics = trainer.evaluate()
+        log_metrics(trainer, metrics)
         if trainer.is_world_process_zero():
-            # Checkpoints are weights too, which others may go on from before the card is written.
-            setup.start.save_documents(training_args.output_dir)
-        result = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+            write_metrics(metrics, "eval", output_dir)
+            record(run, trainer.accelerator.unwrap_model(trainer.model), trainer.last_evaluation, None)
+        trainer.accelerator.wait_for_everyone()
+        part()
+        return trainer
+
+    course = begin(
+        *(run, "trainer", trainer.accelerator),
+        max_steps=trainer.count_steps(),
+        warmup_steps=training_args.warmup_steps,
+        selected_by=training_args.metric_for_best_model if training_args.load_best_model_at_end else None,
+        is_model_only=training_args.save_only_model,
+    )
+    start = course.start
+    if start.is_saved:
+        run = use_saved_model(trainer, run)
+    else:
+        trainer.course = course
+        result = trainer.train(resume_from_checkpoint=start.checkpoint and str(start.checkpoint))
         # Without an evaluation there is no best checkpoint, and the last one it is.
-        is_selected = training_args.load_best_model_at_end and trainer.state.best_model_checkpoint is not None
-        facts = describe_training(
-            run,
-            num_steps=trainer.state.global_step,
-            num_epochs=trainer.state.epoch,
-            warmup_steps=training_args.warmup_steps,
-            train_seconds=result.metrics["train_runtime"],
-            is_resumed=checkpoint is not None,
-            mixed_precision=trainer.accelerator.mixed_precision,
-            # Of a resumed run, it is that of the last part over all steps.
-            train_loss=result.metrics["train_loss"] if checkpoint is None else None,
-            selected_by=training_args.metric_for_best_model if is_selected else None,
-            selected_step=trainer.state.best_global_step if is_selected else None,
-        )
-        # Less than was asked for, where --auto_find_batch_size has made it so.
-        facts = dataclasses.replace(facts, per_device_batch_size=trainer._train_batch_size)
+        best = trainer.state.best_model_checkpoint if training_args.load_best_model_at_end else None
+        facts = {}
+        if best is not None:
+            facts["selected_by"] = training_args.metric_for_best_model
+            facts["selected_step"] = trainer.state.best_global_step
+        if start.is_done:
+            # Without what it says of no steps in no time.
+            trainer.state.log_history = load_state(start.checkpoint).log_history
+        else:
+            # Of a resumed run, the loss is that of the last part over its steps.
+            facts["train_loss"] = result.metrics["train_loss"] if start.checkpoint is None else None
+            # Less than was asked for, where --auto_find_batch_size has made it so.
+            facts["per_device_batch_size"] = trainer._train_batch_size
+        course.finish(trainer.state.global_step, trainer.state.epoch, **facts)
         if method_args.use_peft:
             trainer.model = trainer.model_wrapped = trainer.model.merge_and_unload()
-        save_model(trainer)
-        trainer.log_metrics("train", result.metrics)
-        trainer.save_metrics("train", result.metrics)
-    metrics = trainer.evaluate()
-    # Of classes that do not occur there is no figure to print.
-    trainer.log_metrics("eval", {name: value for name, value in metrics.items() if value is not None})
-    trainer.save_metrics("eval", metrics)
-    trainer.save_state()
+        with saving(output_dir, output_dir, training_args.should_save):
+            save_model(trainer, course.final_record)
+        if training_args.should_save and training_args.save_total_limit == 1:
+            remove_old_checkpoints(output_dir, 1, best, keeps_last=False)
+        if not start.is_done:
+            trainer.log_metrics("train", result.metrics)
+
+    # Trackers and history need no telling twice.
+    is_known = start.is_saved and has_evaluation(trainer.state)
+    metrics = trainer.score() if is_known else trainer.evaluate()
+    log_metrics(trainer, metrics)
     if trainer.is_world_process_zero():
+        with saving(output_dir, output_dir):
+            if not start.is_done:
+                write_metrics(result.metrics, "train", output_dir)
+            if not is_known:
+                write_metrics(metrics, "eval", output_dir)
+                trainer.save_state()
         model = trainer.accelerator.unwrap_model(trainer.model)
-        record(run, model, trainer.last_evaluation, facts, repo_id)
+        record(run, model, trainer.last_evaluation, course.final_record, repo_id, is_finished_before=start.is_done)
     trainer.accelerator.wait_for_everyone()
     part()
     # Alone, so that no process waits for it, however long it takes.
@@ -206,10 +246,32 @@ def train(
     return trainer
 
 
-def save_model(trainer: SegmentationTrainer):
+def find_tracker_folders(training_args: TrainingArguments) -> list[str]:
+    """Folders outside of the output folder that trackers write to."""
+    folders = {"tensorboard": [os.environ.get("TENSORBOARD_LOGGING_DIR")], "trackio": [os.environ.get("TRACKIO_DIR")]}
+    return [each for name in training_args.report_to for each in folders.get(name, []) if each]
+
+
+def use_saved_model(trainer: SegmentationTrainer, run: Run) -> Run:
+    """Lets a trainer score the model in its output folder, and returns the run with that model."""
+    setup = load_saved(run)
+    trainer.model = trainer.model_wrapped = setup.model.to(trainer.args.device)
+    trainer.processing_class = setup.image_processor
+    trainer.state = load_state(Path(trainer.args.output_dir))
+    return dataclasses.replace(run, setup=setup)
+
+
+def log_metrics(trainer: SegmentationTrainer, metrics: dict[str, float | None]):
+    """Prints figures. Of classes that do not occur there is none."""
+    trainer.log_metrics("eval", {name: value for name, value in metrics.items() if value is not None})
+
+
+def save_model(trainer: SegmentationTrainer, record: RunRecord | None):
     """Writes model and image processor into the output folder, whole also where each process has a part."""
     if trainer.is_fsdp_enabled:
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
-    with replacing_files(trainer.args.output_dir, trainer.args.should_save) as folder:
+    with replacing_files(trainer.args.output_dir, trainer.args.should_save, record) as folder:
         trainer.accelerator.wait_for_everyone()
         trainer.save_model(str(folder), _internal_call=True)
+        if trainer.args.should_save:
+            write_state(trainer.state, folder)

@@ -389,7 +389,7 @@ def test_training_is_told(model, single):
         "the weights.",
         "Precision: bfloat16 autocast.",
         "Seed: 3, 4 of the order of the images.",
-        "Hardware and time: 2 CPU cores, 92 min since it was last resumed.",
+        "Hardware and time: 2 CPU cores, 92 min in all, interrupted and resumed.",
         "Mean training loss: 0.4123.",
         "Versions: torch 2.14.0.",
     ):

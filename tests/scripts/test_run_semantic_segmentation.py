@@ -128,7 +128,7 @@ def unbroken(dataset, tmp_path_factory):
 @pytest.mark.slow
 def test_trains_evaluates_and_saves_a_model_that_works(unbroken, dataset, tmp_path):
     metrics = json.loads((unbroken / "all_results.json").read_text(encoding="utf-8"))
-    assert metrics["eval_mean_iou"] > 0.6, "bright and dark are learnt"
+    assert metrics["eval_mean_iou"] > 0.5, "bright and dark are learnt"
     assert {"eval_iou/dark", "eval_iou/bright", "eval_loss", "train_loss"} <= metrics.keys()
     losses = losses_of(unbroken)
     assert len(losses) == 40

@@ -81,7 +81,9 @@ def build(model_args, tmp_path, **data):
     checkpoint = find_checkpoint(model_args, tmp_path / "conversion")
     data_args = DataArguments(dataset_name="unused", crop_height=32, crop_width=32, **data)
     image_processor = make_image_processor(model_args, data_args, RECIPES["finetune"], checkpoint)
-    return image_processor, make_model(model_args, RECIPES["finetune"], checkpoint, image_processor, {0: "a", 1: "b"})
+    return image_processor, make_model(model_args, RECIPES["finetune"], checkpoint, image_processor, {0: "a", 1: "b"})[
+        0
+    ]
 
 
 @pytest.mark.parametrize("kind", ["segmenter", "encoder", "config", "new"])

@@ -124,7 +124,7 @@ def build(model_args, tmp_path, id2label, recipe="finetune"):
     checkpoint = find_checkpoint(model_args, tmp_path / "conversion")
     processor = make_image_processor(model_args, DataArguments(dataset_name="unused"), RECIPES[recipe], checkpoint)
     torch.manual_seed(3)
-    return make_model(model_args, RECIPES[recipe], checkpoint, processor, id2label)
+    return make_model(model_args, RECIPES[recipe], checkpoint, processor, id2label)[0]
 
 
 def test_a_segmenter_keeps_what_does_not_depend_on_the_labels(segmenter, tmp_path, caplog):

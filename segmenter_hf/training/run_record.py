@@ -1,0 +1,242 @@
+"""
+What decides on a run's weights, kept in a readable file beside them: in each checkpoint, and with the finished model.
+A run that goes on there, or that finds itself finished, is compared with it.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import torch
+import torchvision
+import transformers
+
+import segmenter_hf
+
+from ..configuration_segmenter import SegmenterConfig
+from ..evaluation.results import fingerprint
+from ..hub.training_facts import TrainingFacts
+from ..outputs import write_text
+from .arguments import DataArguments, MethodArguments, TrainingError
+from .checkpoints import RECORD_NAME
+from .recipes import Recipe
+from .setup import TrainingSetup
+
+
+# Flags that decide on the weights, of those that data, labels, image processor and config do not show. What the two
+# scripts call differently is here by both names.
+DATA_FLAGS = ("min_scale", "max_scale", "max_class_share", "photometric_distortion")
+RUN_FLAGS = (
+    *("seed", "data_seed", "optim", "optim_args", "optim_target_modules", "learning_rate", "weight_decay"),
+    *("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "lr_scheduler_type", "lr_scheduler_kwargs"),
+    *("warmup_steps", "num_warmup_steps", "label_smoothing_factor", "dataloader_drop_last", "ignore_data_skip"),
+    *("neftune_noise_alpha",),
+)
+ADAPTER_FLAGS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
+
+# A checkpoint cannot go on with another of these: its tensors would not fit, or not be read, or be others.
+FIXED = {"script", "sharding", "optim", "optim_target_modules", "adapters", "num_labels", "start_weights"}
+# Of the config, what changes no tensor.
+RATES = ("_prob", "_rate")
+# Schedulers whose state is that of no other.
+OWN_STATE = {"reduce_lr_on_plateau", "greedy"}
+# Those whose learning rate at a step does not depend on the number of all steps, but for warm-up that is a share.
+ENDLESS = {"constant", "constant_with_warmup", "inverse_sqrt", *OWN_STATE}
+WITHOUT_WARMUP = {"constant", *OWN_STATE}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """
+    A setting that is not what it was.
+
+    Args:
+        name (`str`): Of the flag, or of what it leads to.
+        then, now (`Any`): Its values.
+    """
+
+    name: str
+    then: Any
+    now: Any
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether no checkpoint can go on with it."""
+        name, _, entry = self.name.partition(".")
+        if name == "model":
+            return not entry.endswith(RATES)
+        if name == "lr_scheduler_type":
+            return bool({self.then, self.now} & OWN_STATE)
+        return name in FIXED
+
+    def __str__(self) -> str:
+        return f"{self.name} {_shorten(self.then)} -> {_shorten(self.now)}"
+
+
+def _shorten(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    # Of a SHA-256 as much as tells it from another.
+    return text[:12] if len(text) == 64 and " " not in text else text
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """
+    How the weights beside it came about.
+
+    Args:
+        settings (`Mapping`): What decided on them, by name; see [`describe_settings`].
+        max_steps (`int`): Steps that the run was to make in all.
+        base_model (`str`, *optional*): `--model_name_or_path`.
+        dataset_name (`str`): `--dataset_name`.
+        is_model_only (`bool`): Whether optimiser and schedule were left out.
+        training ([`TrainingFacts`]): What was made so far, for the card.
+        versions (`Mapping[str, str]`): Version of each package.
+        is_complete (`bool`): Whether all files of the finished model are there; of checkpoints it says nothing.
+    """
+
+    settings: Mapping[str, Any]
+    max_steps: int
+    base_model: str | None
+    dataset_name: str
+    is_model_only: bool
+    training: TrainingFacts
+    versions: Mapping[str, str]
+    is_complete: bool = False
+
+    @classmethod
+    def read(cls, folder: str | Path) -> "RunRecord | None":
+        """
+        The record in a folder, if it has one.
+
+        Raises:
+            TrainingError: if it cannot be read.
+        """
+        file = Path(folder) / RECORD_NAME
+        if not file.exists():
+            return None
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+            known = {field.name for field in dataclasses.fields(TrainingFacts)}
+            facts = {name: value for name, value in values["training"].items() if name in known}
+            values["training"] = TrainingFacts(**facts)
+            record = cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
+            if not (isinstance(record.settings, dict) and isinstance(record.training.num_steps, int)):
+                raise ValueError("settings or num_steps are missing")
+        except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+            raise TrainingError(
+                f"{file} cannot be read ({error}). Without it, the run goes on from checkpoints, unchecked: remove it."
+            ) from error
+        return record
+
+    def write(self, folder: str | Path):
+        """
+        Raises:
+            OutputError: if the folder cannot be written to.
+        """
+        text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
+        write_text(Path(folder) / RECORD_NAME, text + "\n")
+
+
+def describe_settings(
+    script: str,
+    setup: TrainingSetup,
+    data_args: DataArguments,
+    method_args: MethodArguments,
+    recipe: Recipe,
+    args: Any,
+    *,
+    num_processes: int,
+    mixed_precision: str,
+    distributed_type: str,
+    selected_by: str | None = None,
+) -> dict[str, Any]:
+    """
+    What decides on the weights, ready for JSON. It reads all images and label maps of the training split, and is for
+    one process.
+
+    Args:
+        script (`str`): Whose checkpoints they are: `"trainer"` or `"accelerate"`.
+        setup, data_args, method_args, recipe, args: What the run was started with.
+        num_processes (`int`): Their number, of which only the effective batch is kept.
+        mixed_precision (`str`): accelerate's name of it.
+        distributed_type (`str`): accelerate's name of how the processes share the model.
+        selected_by (`str`, *optional*): The figure by which the best checkpoint is chosen.
+    """
+    # On several devices in one process, that of all.
+    per_device = getattr(args, "train_batch_size", args.per_device_train_batch_size)
+    data, columns = setup.data, (setup.data.image_column, setup.data.annotation_column)
+    config = setup.model.config.to_dict()
+    own = SegmenterConfig.__annotations__.keys() - {"palette"}
+    image_processor = json.loads(setup.image_processor.to_json_string())
+    settings = {
+        "script": script,
+        # Sharded weights and optimisers are kept in forms of their own.
+        "sharding": distributed_type if distributed_type in ("FSDP", "DEEPSPEED") else None,
+        "recipe": recipe.name,
+        "train_data": {
+            "num_images": len(setup.train_dataset),
+            "sha256": fingerprint(setup.train_dataset.examples, *columns),
+        },
+        "validation_data": fingerprint(setup.eval_dataset, *columns) if selected_by is not None else None,
+        "selected_by": selected_by,
+        "num_labels": data.num_labels,
+        "labels": {str(index): name for index, name in data.id2label.items()},
+        "image_processor": {
+            name: value
+            for name, value in image_processor.items()
+            if name not in ("image_processor_type", "auto_map", "processor_class")
+        },
+        "model": {name: config[name] for name in sorted(own & config.keys())},
+        "start_weights": setup.start_weights,
+        "adapters": {name: getattr(method_args, name) for name in ADAPTER_FLAGS} if method_args.use_peft else None,
+        "class_balance": method_args.class_balance,
+        "batch_size": per_device * args.gradient_accumulation_steps * num_processes,
+        "precision": mixed_precision,
+        **{name: getattr(data_args, name) for name in DATA_FLAGS},
+        **{name: _plain(getattr(args, name)) for name in RUN_FLAGS if hasattr(args, name)},
+    }
+    return json.loads(json.dumps(settings))
+
+
+def _plain(value: Any) -> Any:
+    # Enumerations by their values; nothing is as good as an empty string or mapping.
+    return getattr(value, "value", value) or (value if value in (0, False) else None)
+
+
+def describe_versions() -> dict[str, str]:
+    """Versions of what computes."""
+    modules = (segmenter_hf, torch, torchvision, transformers, accelerate)
+    return {module.__name__: module.__version__ for module in modules}
+
+
+def find_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
+    """The settings that differ, of those that both know."""
+    differences = []
+    for name in now:
+        # What another version of this package does not know.
+        if name not in then:
+            continue
+        before, after = then[name], now[name]
+        if isinstance(before, dict) and isinstance(after, dict) and name != "lr_scheduler_kwargs":
+            entries = list(dict.fromkeys([*before, *after]))
+            if name in ("image_processor", "model"):
+                entries = [entry for entry in entries if entry in before and entry in after]
+            pairs = [(f"{name}.{entry}", before.get(entry), after.get(entry)) for entry in entries]
+        else:
+            pairs = [(name, before, after)]
+        differences += [Difference(*pair) for pair in pairs if pair[1] != pair[2]]
+    return differences
+
+
+__all__ = [
+    "Difference",
+    "RunRecord",
+    "describe_settings",
+    "describe_versions",
+    "find_differences",
+]
