@@ -139,6 +139,10 @@ def load_starting_weights(
         repository = find_repository(name)
         if repository is not None:
             documents = fetch_documents(repository[0], repository[1] or revision, cache_dir, token)
+        # A folder in the cache is of a commit, whatever revision is asked for.
+        if repository is not None and (revision := repository[1] or revision) not in (None, "main"):
+            weights = find_starting_weights(name, documents=documents)
+            return replace(weights, description=f"{weights.description}, revision {inline_code(revision)}")
     return find_starting_weights(name, name is None, documents)
 
 

@@ -50,7 +50,8 @@ def make_trained_card(
         training ([`TrainingFacts`], *optional*): How it was trained.
         base_model (`str` or [`StartingWeights`], *optional*): The weights that training started from: as
             `--model_name_or_path` takes them, or what [`~segmenter_hf.hub.origins.load_starting_weights`] found of
-            them, on the Hub too, and saved beside the card.
+            them, on the Hub too. The card names their notices and licences, which
+            [`~segmenter_hf.hub.origins.StartingWeights.save_documents`] puts beside it.
         dataset_name (`str`, *optional*): What it was trained on, as `--dataset_name` takes it: a Hub id or a path.
         repo_id (`str`, *optional*): The repository, `owner/name`, that the card is for and its snippets load from.
         num_parameters (`int`, *optional*): Number of parameters.

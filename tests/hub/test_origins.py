@@ -261,6 +261,7 @@ def test_repositories_of_the_hub(model, tmp_path, monkeypatch):
         start = load_starting_weights("lab/first", cache_dir=str(tmp_path / "cache"))
         assert start.terms == Terms("other", "camvid-research-and-demonstration", "NOTICE")
         assert start.base_model == "lab/first" and set(start.documents) == {"NOTICE"}
+        assert "revision" not in start.description
         missing = load_starting_weights("lab/missing", cache_dir=str(tmp_path / "cache"))
         assert missing.terms == Terms("other", "unknown", "https://huggingface.co/lab/missing")
     (snapshot,) = (tmp_path / "cache" / "models--lab--first" / "snapshots").iterdir()
@@ -269,3 +270,6 @@ def test_repositories_of_the_hub(model, tmp_path, monkeypatch):
     for name in ("lab/first", str(snapshot)):
         start = load_starting_weights(name, cache_dir=str(tmp_path / "cache"))
         assert start.base_model == "lab/first" and set(start.documents) == {"NOTICE"}
+        assert (f", revision `{snapshot.name}`" in start.description) is (name == str(snapshot))
+    start = load_starting_weights("lab/first", revision="v2", cache_dir=str(tmp_path / "cache"))
+    assert ", revision `v2`" in start.description and start.terms.name == "unknown", "what v2 says is not in the cache"
