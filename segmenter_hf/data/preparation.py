@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from ..image_processing_pil_segmenter import IGNORE_INDEX
 from ..output_folders import replacing_folder
 from ..outputs import refuse_unwritable, write_text
-from .image_files import UnreadableImageError, read_image_file
+from .image_files import UnreadableImageError, read_bytes, read_image_file
 from .label_names import FILE_NAME
 from .labels import load_label_set
 from .pairs import match_files, name_some
@@ -325,7 +325,7 @@ def _encode(layout: Layout, pairs: Iterable[tuple[Path, Path]], progress: tqdm) 
     """The rows of a split: files as they are, but for label maps whose labels change."""
     for image, annotation in pairs:
         try:
-            image_bytes, annotation_bytes = image.read_bytes(), annotation.read_bytes()
+            image_bytes, annotation_bytes = read_bytes(image), read_bytes(annotation)
             header = read_image_file(image_bytes, with_pixels=False)
             # PNG with a palette too: its indices are the labels.
             stored = np.asarray(read_image_file(annotation_bytes).pixels)

@@ -10,17 +10,20 @@ import zlib
 
 import numpy as np
 import pytest
-from datasets import Dataset, Features
+from datasets import Dataset, Features, IterableDatasetDict
 from datasets import Image as ImageFeature
 from PIL import Image, PngImagePlugin
 from torch._utils import ExceptionWrapper
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from segmenter_hf import SegmenterImageProcessorPil
 from segmenter_hf.data.augmentation import SegmentationAugmentation
 from segmenter_hf.data.examples import ExampleError, ExampleReader, require_length
 from segmenter_hf.data.loading import load_segmentation_data
+from segmenter_hf.evaluation.protocol import evaluate_sliding_window
+from segmenter_hf.evaluation.results import fingerprint
 from segmenter_hf.training.samples import TrainingDataset
+from segmenter_hf.training.trainer import SegmentationTrainer
 from tests.data.datasets_on_disk import make_image, make_label_map, save, write_pairs
 
 
@@ -228,13 +231,37 @@ def test_examples_that_are_stored_nowhere_have_numbers():
             1 / 0  # noqa: B018
 
 
-def test_streams_and_generators_are_refused():
-    stream = Dataset.from_list([{"image": 1}]).to_iterable_dataset()
-    for examples in (stream, (each for each in ()), iter([])):
-        with pytest.raises(ValueError, match=r"as of streaming, which is not supported.*from_generator"):
-            require_length(examples)
-        with pytest.raises(ValueError, match="not supported"):
-            ExampleReader(examples, "image", "annotation")
+class Stream(IterableDataset):
+    """Of torch."""
+
+    def __iter__(self):
+        yield {}
+
+
+@pytest.mark.parametrize(
+    "examples",
+    [
+        Dataset.from_list([{"image": 1}]).to_iterable_dataset(),
+        IterableDatasetDict({"train": Dataset.from_list([{"image": 1}]).to_iterable_dataset()}),
+        *(Stream(), (each for each in ()), iter([])),
+    ],
+)
+@pytest.mark.parametrize(
+    "use",
+    [
+        require_length,
+        fingerprint,
+        lambda examples: evaluate_sliding_window(None, None, examples),
+        lambda examples: TrainingDataset(examples, None, "image", "annotation", seed=0),
+        lambda examples: SegmentationTrainer(train_dataset=examples),
+        lambda examples: SegmentationTrainer(eval_dataset=examples),
+    ],
+)
+def test_streams_and_generators_are_refused(examples, use):
+    with pytest.raises(
+        ValueError, match=r"as of streaming, which is not supported\. .*`streaming=True`.*from_generator"
+    ):
+        use(examples)
     require_length([])
 
 

@@ -433,3 +433,12 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
         megabytes.append(float(result.stdout))
         shutil.rmtree(source)
     assert megabytes[1] < megabytes[0] + 60
+
+
+def test_pipes_are_not_read(tmp_path):
+    source = write_cityscapes(tmp_path / "source")
+    image = next((source / "leftImg8bit" / "train").rglob("*.png"))
+    image.unlink()
+    os.mkfifo(image)
+    with pytest.raises(PreparationError, match=f"{image.name} or .* cannot be read: it is a pipe, expected a regular"):
+        prepare_dataset("cityscapes", source, tmp_path / "out")
