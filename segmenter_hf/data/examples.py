@@ -137,8 +137,13 @@ class ExampleReader:
         if not self.modes:
             return ""
         example = self.examples[index]
+        files = [example[column] or {} for column in self.modes]
+        paths = ", ".join(dict.fromkeys(file["path"] for file in files if file.get("path") is not None))
+        if all(file.get("bytes") is None for file in files) and paths:
+            return paths
         row = row_name(self.examples, index, str(self.examples.split or "the dataset"))
-        return ", ".join(dict.fromkeys(ExampleFile(example[column], row).name for column in self.modes))
+        # Of what is embedded, the path is only a name.
+        return f"{row} ({paths})" if paths else row
 
     @contextlib.contextmanager
     def naming(self, index: int, what: str = "Example", use: str = "used") -> Iterator[None]:

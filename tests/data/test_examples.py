@@ -219,6 +219,17 @@ def test_embedded_files_are_named_by_their_parquet_file(tmp_path):
     assert found == set(range(5))
 
 
+def test_names_in_an_embedded_row_come_with_it():
+    embedded = {"bytes": b"", "path": "0.jpg"}
+    rows = {"image": [embedded, None], "annotation": [{**embedded, "path": "0.png"}, None]}
+    reader = ExampleReader(Dataset.from_dict(rows, features=FEATURES), "image", "annotation")
+    assert reader.describe(0) == "row 0 of the dataset (0.jpg, 0.png)"
+    assert reader.describe(1) == "row 1 of the dataset"
+    with pytest.raises(ExampleError, match="the image cannot be read: there is none"):
+        with reader.naming(1):
+            reader[1]
+
+
 def test_examples_that_are_stored_nowhere_have_numbers():
     examples = [{"image": make_image(), "annotation": make_label_map(width=3)}]
     reader = ExampleReader(examples, "image", "annotation")
