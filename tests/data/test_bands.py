@@ -1,6 +1,7 @@
 """Image files of which Pillow drops bits or bands: all that is in them is read."""
 
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -74,7 +75,7 @@ def test_tiff_with_tifffile(bands, dtype, photometric, extra_samples):
     check(encode_tiff(values, photometric, extra_samples), values, "TIFF")
 
 
-@pytest.mark.parametrize("compression", [None, "lzw", "zlib", "zstd"])
+@pytest.mark.parametrize("compression", [None, "lzw", "zlib"])
 @pytest.mark.parametrize("planar", ["contig", "separate"])
 @pytest.mark.parametrize("settings", [{}, {"tile": (16, 16)}, {"predictor": True}, {"bigtiff": True}])
 def test_tiff_as_other_programs_write_it(compression, planar, settings):
@@ -162,8 +163,11 @@ def test_files_that_are_cut_off(content):
 
 
 def test_tifffile_is_asked_for_where_it_is_missing(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "tifffile", None)
+    monkeypatch.setitem(sys.modules, "tifffile", None)
     with pytest.raises(UnreadableImageError, match=r'Pillow does not read.*: pip install "segmenter_hf\[tiff\]"'):
         read_image_file(encode_tiff(random_values(6), 1, (0,) * 5), all_bands=True)
-    with pytest.raises(UnreadableImageError, match="neither Pillow nor tifffile reads it|pip install"):
+
+
+def test_what_only_begins_like_a_tiff_file():
+    with pytest.raises(UnreadableImageError):
         read_image_file(b"II*\0 and nothing of a TIFF file", all_bands=True)
