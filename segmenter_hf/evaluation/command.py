@@ -136,7 +136,13 @@ def check_arguments(args: argparse.Namespace):
     Raises:
         EvaluationError: for numbers that are out of range.
     """
-    for name, least in (("window_batch_size", 1), ("max_eval_samples", 1), ("short_side", 1), ("worst_cases", 0)):
+    for name, least in (
+        ("window_batch_size", 1),
+        ("max_eval_samples", 1),
+        ("max_value", 1),
+        ("short_side", 1),
+        ("worst_cases", 0),
+    ):
         value = getattr(args, name)
         if value is not None and value < least:
             raise EvaluationError(f"--{name} must be at least {least}, got {value}.")

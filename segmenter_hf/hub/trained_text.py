@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from transformers import BaseImageProcessor
 from transformers.image_utils import PILImageResampling
 
@@ -163,14 +164,30 @@ def _name_scales(result: Result) -> str:
 
 def write_usage(model: Trained) -> str:
     where = model.repo_id or FOLDER
-    pipeline, auto_classes = (fill_snippet(each, where, None) for each in (PIPELINE_SNIPPET, AUTO_CLASSES_SNIPPET))
+    snippets = [PIPELINE_SNIPPET, AUTO_CLASSES_SNIPPET]
+    if model.config.num_channels != 3:
+        # A pipeline converts to RGB.
+        snippets = [make_bands_snippet(model.config.num_channels)]
+    first, *others = (fill_snippet(each, where, None) for each in snippets)
     pin = "; `revision`, with a commit, pins it together with the weights" if model.repo_id else ""
     before = paragraph(f"`trust_remote_code=True` runs the code beside the weights{pin}. {CODE_NEEDS}")
     after = paragraph(
         WINDOWS if model.image_processor.do_split_image else "",
         "Inference on this page does not run a repository's own code." if model.repo_id else "",
     )
-    return "\n\n".join([before, pipeline, "Without the pipeline:", auto_classes, *([after] if after else [])])
+    others = ["Without the pipeline:", *others] if others else []
+    return "\n\n".join([before, first, *others, *([after] if after else [])])
+
+
+def make_bands_snippet(num_channels: int) -> str:
+    """The snippet without pipeline, for images of other bands than RGB."""
+    if num_channels == 1:
+        return AUTO_CLASSES_SNIPPET.replace('Image.open("photo.jpg")', 'Image.open("photo.jpg").convert("L")')
+    snippet = AUTO_CLASSES_SNIPPET.replace("from PIL import Image", "import tifffile")
+    snippet = snippet.replace(
+        'Image.open("photo.jpg")', f'tifffile.imread("image.tif")  # (height, width, {num_channels}), uint8 or uint16'
+    )
+    return snippet.replace("(image.height, image.width)", "image.shape[:2]")
 
 
 def describe_labels(model: Trained) -> str:
@@ -195,12 +212,21 @@ def describe_labels(model: Trained) -> str:
     )
 
 
-def describe_pixels(image_processor: BaseImageProcessor) -> str:
+def describe_pixels(image_processor: BaseImageProcessor, num_channels: int = 3) -> str:
+    bands = {1: "grey, ", 3: ""}.get(num_channels, f"{num_channels} bands, ")
+    if image_processor.max_value != 65535:
+        bands += f"16-bit values from 0 to {image_processor.max_value}, "
+    return bands + _describe_scaling(image_processor)
+
+
+def _describe_scaling(image_processor: BaseImageProcessor) -> str:
     if not image_processor.do_normalize:
         return "scaled to 0..1" if image_processor.do_rescale else "with pixels as they are"
     if not image_processor.do_rescale:
         return "normalised without scaling to 0..1"
-    return describe_normalization(image_processor.image_mean, image_processor.image_std)
+    # One number may stand for all bands.
+    mean, std = (np.ravel(values).tolist() for values in (image_processor.image_mean, image_processor.image_std))
+    return describe_normalization(mean, std)
 
 
 def write_description(model: Trained) -> str:
@@ -208,11 +234,12 @@ def write_description(model: Trained) -> str:
     protocol = ResultProtocol.from_image_processor(image_processor)
     enlarged = ". Images below the window are enlarged to it" if image_processor.do_split_image else ""
     resampling = RESAMPLING.get(image_processor.resample, "bilinearly")
+    pixels = describe_pixels(image_processor, model.config.num_channels)
     items = [
         f"Encoder: {describe_encoder(model.config)}.",
         f"Decoder: {describe_decoder(model.config)}.",
         describe_labels(model),
-        f"Input: {describe_pixels(image_processor)}, {describe_input(protocol, resampling)}{enlarged}.",
+        f"Input: {pixels}, {describe_input(protocol, resampling)}{enlarged}.",
         "Output: logits at the grid of patches, upsampled bilinearly.",
     ]
     if model.num_parameters is not None:

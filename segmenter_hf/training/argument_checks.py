@@ -55,7 +55,7 @@ SEED = Range(least=0, below=2**32)
 RANGES = {
     **dict.fromkeys(
         (
-            *("hidden_size", "num_hidden_layers", "patch_size"),
+            *("hidden_size", "num_hidden_layers", "patch_size", "num_channels"),
             *("max_train_samples", "max_eval_samples"),
             *("short_side", "long_side", "crop_height", "crop_width", "window_stride"),
             *("lora_r", "lora_alpha"),
@@ -88,6 +88,7 @@ RANGES = {
     ),
     **dict.fromkeys(("seed", "data_seed"), SEED),
     "max_class_share": Range(above=0, most=1),
+    "max_value": Range(least=1, most=65535),
     "class_balance": Range(least=0, most=1),
     "train_val_split": Range(above=0, below=1),
     "max_steps": Range(least=1, others=(-1,)),

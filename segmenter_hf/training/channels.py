@@ -61,14 +61,23 @@ def set_channels(
         image_std (`Sequence[float]`, *optional*): Likewise, the standard deviations.
 
     Raises:
-        ValueError: if there are too many or too few.
+        ValueError: if there are too many or too few, or they cannot be those of pixels.
     """
+    # What the brightest pixel becomes before it is normalised.
+    largest = 255 * settings["rescale_factor"] if settings["do_rescale"] else 255
     is_guess = False
     for name, given in (("image_mean", image_mean), ("image_std", image_std)):
         if given is not None:
             if len(given) not in (1, num_channels):
                 raise ValueError(
                     f"--{name} must be one number, or one for each of {num_channels} bands, got {len(given)}."
+                )
+            is_valid = all(0 <= value <= largest and (name == "image_mean" or value > 0) for value in given)
+            if not is_valid:
+                least = "from 0" if name == "image_mean" else "above 0 and up"
+                raise ValueError(
+                    f"--{name} must be {least} to {largest:g}, the range of scaled pixels, got "
+                    f"{', '.join(f'{value:g}' for value in given)}. Divide figures of bytes by 255."
                 )
             settings[name] = [float(value) for value in np.resize(given, num_channels)]
             continue

@@ -10,13 +10,14 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset, Features, IterableDatasetDict
 from datasets import Image as ImageFeature
 from PIL import Image, PngImagePlugin
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader, IterableDataset
 
-from segmenter_hf import SegmenterImageProcessorPil
+from segmenter_hf import SegmenterForSemanticSegmentation, SegmenterImageProcessorPil
 from segmenter_hf.data.augmentation import SegmentationAugmentation
 from segmenter_hf.data.examples import ExampleError, ExampleReader, require_length
 from segmenter_hf.data.loading import load_segmentation_data
@@ -24,6 +25,7 @@ from segmenter_hf.evaluation.protocol import evaluate_sliding_window
 from segmenter_hf.evaluation.results import fingerprint
 from segmenter_hf.training.samples import TrainingDataset
 from segmenter_hf.training.trainer import SegmentationTrainer
+from tests.common import encode_png, encode_tiff, tiny_config
 from tests.data.datasets_on_disk import make_image, make_label_map, save, write_pairs
 
 
@@ -240,6 +242,49 @@ def test_examples_that_are_stored_nowhere_have_numbers():
     with pytest.raises(ZeroDivisionError):
         with reader.naming(0):
             1 / 0  # noqa: B018
+
+
+@pytest.mark.parametrize(("bits", "suffix", "bands"), [(10, "png", 3), (12, "tif", 3), (14, "tif", 4), (16, "png", 1)])
+def test_16_bit_files_train_and_are_scored_as_their_8_bit_copies(tmp_path, bits, suffix, bands):
+    """Scaled by what they hold at most, whoever reads them, to the last bit."""
+    max_value, samples, figures = 2**bits - 1, [], []
+    model = SegmenterForSemanticSegmentation(tiny_config(num_channels=bands)).eval()
+    for of_bytes in (True, False):
+        images = []
+        for index in range(3):
+            values = np.random.default_rng(index).integers(0, 256, (40, 60, bands), dtype=np.uint8)
+            path = tmp_path / f"{index}_{of_bytes}.{suffix}"
+            if not of_bytes:
+                values = np.round(values * (max_value / 255)).astype(np.uint16)
+            if suffix == "tif":
+                path.write_bytes(encode_tiff(values, 2, (0,) * (bands - 3)))
+            elif of_bytes:
+                Image.fromarray(values if bands > 1 else values[..., 0]).save(path)
+            else:
+                path.write_bytes(encode_png(values))
+            images.append(str(path))
+        maps = [str(save(make_label_map(), tmp_path / f"{index}_map.png")) for index in range(3)]
+        examples = Dataset.from_dict({"image": images, "annotation": maps}, features=FEATURES)
+        image_processor = SegmenterImageProcessorPil(
+            do_split_image=True,
+            size={"shortest_edge": 36},
+            crop_size={"height": 32, "width": 32},
+            window_stride=16,
+            patch_size=8,
+            do_convert_rgb=bands == 3,
+            image_mean=[0.5] * bands,
+            image_std=[0.2] * bands,
+            max_value=max_value,
+        )
+        dataset = TrainingDataset(examples, SegmentationAugmentation(image_processor), "image", "annotation", seed=0)
+        samples.append(torch.stack([dataset[index]["pixel_values"] for index in range(3)]))
+        for multi_scale in (False, True):
+            found = evaluate_sliding_window(model, image_processor, examples, multi_scale=multi_scale)
+            # As text, where NaN is NaN.
+            figures.append(str(found))
+    assert samples[0].std() > 0.5
+    assert torch.equal(*samples)
+    assert figures[:2] == figures[2:] and figures[0] != figures[1]
 
 
 class Stream(IterableDataset):

@@ -1,15 +1,19 @@
 """Cards of trained models: they say what was given and nothing else, and nothing of the user's machine."""
 
+import contextlib
 import copy
 import dataclasses
 import doctest
+import io
 import re
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
+from PIL import Image
 
 import segmenter_hf.hub.trained_card
 from segmenter_hf import SegmenterConfig, SegmenterForSemanticSegmentation, SegmenterImageProcessorPil
@@ -309,6 +313,36 @@ def test_model_is_described(model):
     words = words_of(make_trained_card(model.config, SegmenterImageProcessorPil(**settings)))
     assert "normalised by mean (0.1, 0.2, 0.3) and standard deviation (0.4, 0.5, 0.6), resized bicubically" in words
     assert "and seen as a whole." in words and "overlapping windows" not in words
+
+
+@pytest.mark.parametrize("num_channels", [1, 6])
+def test_models_for_other_images_than_rgb(num_channels, tmp_path):
+    """The pipeline, which converts to RGB, is not for them; the code that is told runs."""
+    model = SegmenterForSemanticSegmentation(tiny_config(id2label=dict(enumerate(NAMES)), num_channels=num_channels))
+    bands = {"image_mean": [0.5] * num_channels, "image_std": [0.25] * num_channels, "max_value": 4095}
+    image_processor = SegmenterImageProcessorPil(**PROCESSOR_SETTINGS | bands, do_convert_rgb=False)
+    card = make_trained_card(model.config, image_processor)
+    (snippet,) = code_blocks(card.text, "python")
+    assert "pipeline" not in snippet
+    words = words_of(card)
+    assert (
+        f"Input: {'grey' if num_channels == 1 else '6 bands'}, 16-bit values from 0 to 4095, scaled to 0..1" in words
+    )
+    if num_channels == 1:
+        Image.linear_gradient("L").save(tmp_path / "photo.jpg")
+    else:
+        tifffile = pytest.importorskip("tifffile")
+        assert "(height, width, 6), uint8 or uint16" in snippet
+        pixels = np.zeros((50, 75, 6), dtype=np.uint16)
+        tifffile.imwrite(tmp_path / "image.tif", pixels, photometric="minisblack", planarconfig="contig")
+    for part in (model, image_processor):
+        part.save_pretrained(tmp_path / "path/to/this/folder")
+    for name in ("path/to/this/folder", "photo.jpg", "image.tif"):
+        snippet = snippet.replace(name, str(tmp_path / name))
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(snippet, {})
+    assert set(eval(printed.getvalue())) <= set(NAMES)
 
 
 def test_labels_and_what_0_and_255_mean(model):

@@ -16,6 +16,10 @@ from segmenter_hf.training.setup import find_checkpoint, make_image_processor, m
 from ..common import tiny_config
 
 
+def make_settings(**settings):
+    return SegmenterImageProcessor(image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4], **settings).to_dict()
+
+
 @pytest.mark.parametrize("num_channels", [1, 2, 4, 6, 13])
 def test_weights_are_those_that_timm_makes(num_channels, tmp_path):
     model = SegmenterForSemanticSegmentation(tiny_config()).eval()
@@ -62,7 +66,7 @@ def test_weights_that_cannot_be_adapted():
     ],
 )
 def test_means(num_channels, given, expected, warns, caplog):
-    settings = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4], "do_convert_rgb": True}
+    settings = make_settings()
     with caplog.at_level(logging.WARNING):
         set_channels(settings, num_channels, **given)
     assert settings["image_mean"] == pytest.approx(expected)
@@ -74,7 +78,22 @@ def test_means(num_channels, given, expected, warns, caplog):
 def test_too_many_means_or_too_few():
     for name in ("image_mean", "image_std"):
         with pytest.raises(ValueError, match=f"--{name} must be one number, or one for each of 4 bands, got 3"):
-            set_channels({"image_mean": 0.5, "image_std": 0.5}, 4, **{name: [0.1, 0.2, 0.3]})
+            set_channels(make_settings(), 4, **{name: [0.1, 0.2, 0.3]})
+
+
+@pytest.mark.parametrize("value", [-0.1, 123.675, float("nan"), float("inf")])
+def test_figures_that_are_not_of_pixels(value):
+    for name in ("image_mean", "image_std"):
+        with pytest.raises(
+            ValueError, match=rf"--{name} must be .* to 1, .*got 0\.3, .*Divide figures of bytes by 255"
+        ):
+            set_channels(make_settings(), 2, **{name: [0.3, value]})
+    with pytest.raises(ValueError, match="--image_std must be above 0"):
+        set_channels(make_settings(), 2, image_std=[0.3, 0])
+    if value == 123.675:
+        settings = make_settings(do_rescale=False)
+        set_channels(settings, 2, image_mean=[0.3, value])
+        assert settings["image_mean"] == [0.3, value]
 
 
 def build(model_args, tmp_path, **data):
