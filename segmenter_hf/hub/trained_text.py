@@ -310,8 +310,8 @@ def write_training(model: Trained) -> str:
     if facts.accepted_differences:
         parts += [
             paragraph(
-                "These weights are not of one run with these settings: it was resumed with others than it had before. "
-                "Those above, and the command, are of the last part. What changed:"
+                "The weights are not of one run with these settings. Those above, and the command, are of the last "
+                "part of it alone:"
             ),
             bullets(escape(hide_paths_in_text(line)) for line in facts.accepted_differences),
         ]

@@ -455,7 +455,9 @@ def test_differences_that_were_accepted_are_told(model):
     training = section(make_trained_card(model.config, IMAGE_PROCESSOR, training=facts), "Training")
     check_tidy(training)
     words = " ".join(training.split())
-    assert "it was resumed with others than it had before. Those above, and the command, are of the last part" in words
+    assert (
+        "not of one run with these settings. Those above, and the command, are of the last part of it alone:" in words
+    )
     assert "- from step 120 on: learning_rate 1e-4 -\\> 1e-5" in words
     assert "dataset_name 'scenes' -\\> other_scenes, label 3 \\<b\\> -\\> car" in words and "jane" not in words
 
