@@ -16,9 +16,11 @@ from ..image_processing_pil_segmenter import (
     SegmenterImageProcessingMixin,
     SegmenterImageProcessorPil,
 )
+from .columns import is_array_feature
 from .examples import EXAMPLE_ERRORS, ExampleFile, ExampleReader, require_length, row_name
 from .findings import Finding, FindingCollector
 from .image_findings import ImageFindingCollector
+from .loading import array_to_image
 
 
 logger = logging.getLogger(__name__)
@@ -157,7 +159,7 @@ def check_labels(
     Looks at the label maps and images of a split as training would read them. Memory does not grow with the split.
 
     Args:
-        dataset (`Dataset`): The split, with columns of the type `Image`, decoded or not.
+        dataset (`Dataset`): The split, with columns of the type `Image`, decoded or not; label maps may be arrays.
         num_labels (`int`): Labels from 0 to `num_labels - 1` are valid (0 and 1 with one label, as for a binary
             model), and `ignore_index`.
         image_column (`str`, *optional*, defaults to `"image"`): Column of the images.
@@ -206,11 +208,16 @@ def check_labels(
     collector = FindingCollector(max(2, num_labels), ignore_index, do_reduce_labels)
     images = ImageFindingCollector(image_processor or SegmenterImageProcessorPil())
     encoded = dataset.with_format(None).select_columns([image_column, annotation_column])
-    for column in (image_column, annotation_column):
+    # As images, `datasets` would cut off the upper bits of large values.
+    is_array = is_array_feature(dataset.features[annotation_column])
+    for column in (image_column, annotation_column)[: 1 if is_array else 2]:
         encoded = encoded.cast_column(column, Image(decode=False))
     description = f"Checking labels of {split}"
     for row in tqdm(rows, desc=description, unit="image", disable=not show_progress):
         example = encoded[int(row)]
+        if is_array:
+            stored = array_to_image(example, int(row), annotation_column)[annotation_column]
+            example[annotation_column] = None if stored is None else Image().encode_example(stored)
         image, annotation = (
             ExampleFile(example[column], row_name(encoded, int(row), split))
             for column in (image_column, annotation_column)

@@ -186,14 +186,20 @@ def _select_images(split: Dataset, image_column: str, annotation_column: str) ->
             features = Features({**split.features, column: Image()})
             settings = {"with_indices": True, "features": features, "writer_batch_size": 16}
             description = f"Storing {column} as images"
-            split = split.map(_array_to_image, fn_kwargs={"column": column}, desc=description, **settings)
+            split = split.map(array_to_image, fn_kwargs={"column": column}, desc=description, **settings)
         # Without a mode, palette files keep their indices.
         elif split.features[column] != Image():
             split = split.cast_column(column, Image())
     return split
 
 
-def _array_to_image(example: dict, index: int, column: str) -> dict:
+def array_to_image(example: dict, index: int, column: str) -> dict:
+    """
+    A label map that a row of a dataset holds as an array, as an image of the type that suffices.
+
+    Raises:
+        ValueError: if it is none; the message names row and column.
+    """
     rows = example[column]
     # Where there is none, `Array2D` gives NaN.
     if not isinstance(rows, list):
@@ -340,4 +346,10 @@ def _load_dataset(source: str, path: str, **settings) -> DatasetDict:
         raise ValueError(f"{source} cannot be loaded: {reason}{remedy}") from error
 
 
-__all__ = ["SegmentationData", "load_id2label", "load_segmentation_data", "load_segmentation_dataset"]
+__all__ = [
+    "SegmentationData",
+    "array_to_image",
+    "load_id2label",
+    "load_segmentation_data",
+    "load_segmentation_dataset",
+]

@@ -3,8 +3,9 @@
 import io
 import logging
 
+import numpy as np
 import pytest
-from datasets import Dataset, DatasetDict, Features, IterableDatasetDict
+from datasets import Array2D, Dataset, DatasetDict, Features, IterableDatasetDict
 from datasets import Image as ImageFeature
 from PIL import Image
 
@@ -133,6 +134,19 @@ def test_pixels_of_images_are_decoded():
     split = Dataset.from_list(rows, features=Features({"image": ImageFeature(), "annotation": ImageFeature()}))
     (finding,) = check_labels(split, 3).errors
     assert (finding.kind, finding.files) == ("unreadable", ["row 0 of train (image file is truncated)"])
+
+
+@pytest.mark.parametrize(("dtype", "odd"), [("uint64", 2**63), ("int64", -1), ("int64", 2**32 + 1)])
+def test_label_maps_that_are_arrays(dtype, odd):
+    """Of which `datasets` would make images of 32 bits, without the upper ones."""
+    maps = [np.array(make_label_map()).astype(dtype) for _ in range(3)]
+    features = Features({"image": ImageFeature(), "annotation": Array2D((40, 60), dtype)})
+    columns = {"image": [make_image()] * 3, "annotation": maps}
+    report = check_labels(Dataset.from_dict(columns, features=features), 3)
+    assert report.findings == [] and report.pixel_counts.tolist() == [2400] * 3
+    maps[1][5, 7] = odd
+    with pytest.raises(ValueError, match="Row 1 of the column annotation must hold labels"):
+        check_labels(Dataset.from_dict(columns, features=features), 3)
 
 
 def test_streaming_datasets_are_refused_with_a_remedy():
