@@ -13,9 +13,13 @@ of the image processor, from 0 to 1.
 import argparse
 import sys
 
-from segmenter_hf.command_line import run
-from segmenter_hf.data.loading import load_segmentation_data
-from segmenter_hf.data.statistics import compute_image_statistics
+
+try:
+    from segmenter_hf.command_line import run
+# While torch is loaded, which takes seconds. What else takes long, or may be missing, is imported in functions.
+except KeyboardInterrupt:
+    print("compute_image_statistics.py: interrupted.", file=sys.stderr)
+    sys.exit(130)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -43,6 +47,9 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def compute(args: argparse.Namespace):
+    from segmenter_hf.data.loading import load_segmentation_data
+    from segmenter_hf.data.statistics import compute_image_statistics
+
     data = load_segmentation_data(
         args.dataset_name,
         config_name=args.dataset_config_name,
@@ -65,7 +72,7 @@ def compute(args: argparse.Namespace):
 
 def main() -> int:
     args = parse_arguments()
-    return run(lambda: compute(args), refusals=(ImportError, OSError, ValueError))
+    return run(lambda: compute(args), (OSError, ValueError), if_interrupted="Run it again.", extra="train")
 
 
 if __name__ == "__main__":

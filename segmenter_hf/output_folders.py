@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ logger = logging.getLogger(__name__)
 # In a temporary folder: its lock, what is written, and what that replaces, under the name that it had.
 LOCK_NAME, NEW, REPLACED = ".segmenter_hf.lock", "new", "replaced"
 MAX_ATTEMPTS = 10
+# What `tempfile` adds to a prefix.
+RANDOM_NAME = re.compile(r"[a-z0-9_]{8}")
 
 
 @contextlib.contextmanager
@@ -94,7 +97,7 @@ def _make_locked(parent: Path, prefix: str) -> tuple[Path, FileLock]:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         lock = FileLock(folder / LOCK_NAME)
         # One that clears leftovers may come just before the lock is held.
-        with contextlib.suppress(Timeout):
+        with contextlib.suppress(Timeout, FileNotFoundError):
             lock.acquire(timeout=0)
             if (folder / LOCK_NAME).exists():
                 return folder, lock
@@ -105,12 +108,16 @@ def _make_locked(parent: Path, prefix: str) -> tuple[Path, FileLock]:
 def clear_leftovers(parent: Path, prefix: str):
     """
     Removes from a folder what killed processes left of [`temporary_folder`]: folders that have its lock, which no
-    process holds, and nothing but what it makes. Others that merely have such a name stay.
+    process holds, and nothing but what it makes. Others that merely have such a name stay, if there is anything in
+    them.
     """
     for folder in parent.glob(f"{prefix}*"):
         # Held by another process, or not ours to look into.
         with contextlib.suppress(OSError):
             names = set(os.listdir(folder))
+            if not names and RANDOM_NAME.fullmatch(folder.name.removeprefix(prefix)):
+                # Not locked yet, or no longer. One that is about to be locked is made again.
+                folder.rmdir()
             if folder.is_symlink() or LOCK_NAME not in names or not names <= {LOCK_NAME, NEW, REPLACED}:
                 continue
             with FileLock(folder / LOCK_NAME, timeout=0):

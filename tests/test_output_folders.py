@@ -6,6 +6,7 @@ import signal
 import subprocess
 
 import pytest
+from filelock import FileLock
 
 from segmenter_hf.output_folders import LOCK_NAME, clear_leftovers, replacing_folder, temporary_folder
 from segmenter_hf.outputs import OutputError
@@ -123,6 +124,30 @@ def test_leftovers_that_a_process_holds_are_not_cleared(tmp_path):
     assert os.listdir(tmp_path) == ["model"]
 
 
+def test_a_folder_that_was_not_locked_yet_is_cleared_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("segmenter_hf.output_folders.FileLock", lambda path: os.kill(os.getpid(), signal.SIGKILL))
+    assert run_in_child(lambda: write(tmp_path / "model")) == -signal.SIGKILL
+    assert len(os.listdir(tmp_path)) == 1
+    monkeypatch.undo()
+    write(tmp_path / "model")
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_a_folder_that_is_cleared_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    seen = []
+
+    def clear_first(path):
+        if not seen:
+            seen.append(path)
+            clear_leftovers(tmp_path, PREFIX)
+            assert not path.parent.exists()
+        return FileLock(path)
+
+    monkeypatch.setattr("segmenter_hf.output_folders.FileLock", clear_first)
+    write(tmp_path / "model")
+    assert seen and os.listdir(tmp_path) == ["model"]
+
+
 def test_folders_of_users_with_such_a_name_stay(tmp_path):
     own = tmp_path / f"{PREFIX}photos"
     own.mkdir()
@@ -136,6 +161,7 @@ def test_folders_of_users_with_such_a_name_stay(tmp_path):
     (left / LOCK_NAME).touch()
     (tmp_path / f"{PREFIX}link").symlink_to(left)
     (tmp_path / f"{PREFIX}file").touch()
+    (tmp_path / f"{PREFIX}empty").mkdir()
     before = sorted(tmp_path.rglob("*"))
 
     clear_leftovers(tmp_path, PREFIX)

@@ -14,6 +14,7 @@ from tests.training.test_curves import make_history, write_state
 # Arguments that a script takes, and what it calls with them.
 SCRIPTS = {
     "benchmark": (["metric"], "numpy.random.default_rng"),
+    "compute_image_statistics": (["--dataset_name", "data"], "segmenter_hf.data.loading.load_segmentation_data"),
     "convert_checkpoint": (["source", "output"], "segmenter_hf.conversion.convert_checkpoint"),
     "evaluate_semantic_segmentation": (["--dataset_name", "data"], "segmenter_hf.evaluation.command.evaluate"),
     "export_checkpoint": (["model", "output"], "segmenter_hf.outputs.check_output_dir"),
@@ -69,6 +70,7 @@ PARTS = ("conversion", "data", "evaluation", "hub", "output_folders", "training"
     ("name", "library", "extra"),
     [
         ("benchmark", "evaluate", "evaluate"),
+        ("compute_image_statistics", "datasets", "train"),
         ("convert_checkpoint", "filelock", "convert"),
         ("convert_checkpoint", "yaml", "convert"),
         ("evaluate_semantic_segmentation", "accelerate", "evaluate"),
