@@ -95,6 +95,8 @@ def read_bands(content: bytes) -> Bands | None:
                 # Bytes as they are, two for each value.
                 image.tile = [tile._replace(args="RGBA") for tile in image.tile]
                 pixels = np.asarray(image).view(">u2").astype(np.uint16)
+                # As Pillow has it, RGBA.
+                pixels = pixels[..., [0, 0, 0, 1]]
             else:
                 pixels = _read_both_bytes(content, layout, order)
                 image.load()

@@ -45,6 +45,8 @@ class ImageFindingCollector:
             )
             self._find("frames", problem, remedy, name, is_error=False)
         self._compare_bands(name, pixels, mode)
+        if self._drops_last_band(pixels, mode):
+            pixels = pixels[..., :-1]
         if pixels.dtype.kind == "f":
             self._add_floats(name, pixels)
         elif pixels.dtype == bool:
@@ -78,13 +80,17 @@ class ImageFindingCollector:
             return
         if mode in COLOUR_MODES or (mode or "").startswith("I") or number in (1, 3):
             return
-        if number not in (2, 4):
+        if not self._drops_last_band(pixels, mode):
             problem = f"Images have {what}, expected grey or RGB."
             self._find("bands", problem, f"Pass --num_channels {number} to train on all of them.", name)
         elif np.ptp(pixels[..., -1]):
             problem = f"Images have {what}, of which the last is dropped, as transparency is."
             remedy = f"If it is something to learn from, such as near infrared, pass --num_channels {number}."
             self._find("bands", problem, remedy, name, is_error=False)
+
+    def _drops_last_band(self, pixels: np.ndarray, mode: str | None) -> bool:
+        has_fourth = mode is None and pixels.ndim == 3 and pixels.shape[-1] == 4
+        return self.num_channels is None and (has_fourth or mode in ("LA", "La", "RGBA", "RGBX", "RGBa"))
 
     def _add_16_bits(self, name: str, pixels: np.ndarray):
         self._add("16 bits", name, pixels)

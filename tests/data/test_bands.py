@@ -36,7 +36,7 @@ def check(content: bytes, expected: np.ndarray, file_format: str):
 @pytest.mark.parametrize("bands", [2, 3, 4])
 def test_png_of_16_bits(bands):
     values = random_values(bands)
-    check(encode_png(values), values, "PNG")
+    check(encode_png(values), values if bands > 2 else values[..., [0, 0, 0, 1]], "PNG")
 
 
 @pytest.mark.parametrize("byte_order", ["<", ">"])

@@ -148,6 +148,16 @@ def test_a_fourth_band_is_not_dropped_in_silence(content):
     assert check([photo("RGBA"), photo("LA")]).findings == []
 
 
+def test_transparency_says_nothing_of_the_bits_of_colours():
+    values = np.concatenate([noise(4095, 3), np.full((HEIGHT, WIDTH, 1), 65535, dtype=np.uint16)], axis=-1)
+    assert "--max_value 4095" in one(check([encode_png(values)]), "depth", False).remedy
+    processor = SegmenterImageProcessor(max_value=4095, do_resize=False, do_normalize=False)
+    assert check([encode_png(values)], processor).findings == []
+    assert processor(values)["pixel_values"][0].max() == 1
+    cut = (values >> 8).astype(np.uint8)
+    assert "hold 15 at most" in one(check([cut]), "dark", False).problem
+
+
 def test_bands_that_are_not_those_of_the_model():
     for image, expected, got in (
         (photo("RGB"), 4, "3 bands (RGB), expected 4"),
@@ -162,6 +172,13 @@ def test_bands_that_are_not_those_of_the_model():
     for mode, number in (("L", 1), ("1", 1), ("RGBA", 4), ("LA", 2)):
         assert check([photo(mode)], of_bands(number)).findings == []
     assert check([encode(photo("CMYK"), format="TIFF")], of_bands(4)).findings == []
+
+
+def test_two_bands_are_neither_grey_nor_rgb():
+    pytest.importorskip("tifffile")
+    content = encode_tiff(noise(65535, 2), 1, (0,))
+    assert "--num_channels 2" in one(check([content]), "bands", True).remedy
+    assert check([content], of_bands(2)).findings == []
 
 
 def test_more_bands_than_a_photo_has():

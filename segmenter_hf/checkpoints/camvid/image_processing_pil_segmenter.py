@@ -474,7 +474,7 @@ class SegmenterImageProcessingMixin:
                 image = image.convert("RGB")
 
         kind = type(image).__name__
-        image = to_8_bit_range(to_tensor(image), is_16_bit, max_value)
+        image = to_tensor(image)
         if image.ndim not in (2, 3) or image.numel() == 0:
             raise ValueError(
                 f"An image must have 2 or 3 dimensions and at least 1 pixel, got shape {tuple(image.shape)}."
@@ -499,6 +499,9 @@ class SegmenterImageProcessingMixin:
                     f"Cannot convert {image.shape[0]} channels to RGB. Pass `input_data_format` if they are not the "
                     "channels, or `do_convert_rgb=False` to keep them."
                 )
+        # Without transparency, which may have more bits than the colours.
+        image = to_8_bit_range(image, is_16_bit, max_value)
+        if do_convert_rgb:
             image = image.expand(3, -1, -1)
         self._warn_of_range(image, kind, **kwargs)
         return image.to(device or image.device).contiguous()
@@ -509,7 +512,7 @@ class SegmenterImageProcessingMixin:
             return
         problem = (
             f"PIL keeps the upper 8 of the 16 bits of each channel of this {image.format} file. Read it with another "
-            "library (tifffile, or torchvision.io.decode_image with mode UNCHANGED), and pass the uint16 array."
+            "library, such as tifffile or OpenCV, and pass the uint16 array."
         )
         if max_value != 65535:
             raise ValueError(f"{problem} As it is, `max_value={max_value}` cannot be applied.")
