@@ -15,12 +15,13 @@ import torch
 from datasets import Dataset, Features
 from datasets import Image as ImageFeature
 from huggingface_hub import ModelCard
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline
 
 from segmenter_hf.evaluation.results import read_results_file
 
-from ..common import CODE_FILES, REPOSITORY
+from ..common import CODE_FILES, REPOSITORY, encode_tiff
 from ..data.datasets_on_disk import make_image
 from ..hub.hub_server import HubServer, client_environment
 
@@ -266,6 +267,48 @@ def test_the_loop_gives_the_weights_of_trainer(dataset, one_process, tmp_path):
     assert losses_of(tmp_path / "accelerate") == pytest.approx(losses_of(tmp_path / "trainer"), rel=1e-5)
     history = history_of(tmp_path / "accelerate")
     assert [entry["step"] for entry in history if "eval_mean_iou" in entry] == [3, 6, 8]
+
+
+@pytest.mark.slow
+def test_images_of_four_bands_and_12_bits(tmp_path):
+    """From the figures of their bands to pictures of the worst; the model sees what is in the fourth band alone."""
+    data, generator = tmp_path / "data", np.random.default_rng(0)
+    for split, number in (("train", 8), ("val", 3)):
+        for index in range(number):
+            labels = np.zeros((45, 60), dtype=np.uint8)
+            labels[:, : generator.integers(10, 50)] = 1
+            values = generator.integers(0, 1024, (45, 60, 4), dtype=np.uint16)
+            values[..., 3] += 3000 * labels.astype(np.uint16)
+            folders = data / split / "images", data / split / "annotations"
+            for folder in folders:
+                folder.mkdir(parents=True, exist_ok=True)
+            (folders[0] / f"{index}.tif").write_bytes(encode_tiff(values, 2, (0,)))
+            Image.fromarray(labels).save(folders[1] / f"{index}.png")
+    (data / "id2label.json").write_text('["dark", "bright"]', encoding="utf-8")
+
+    def run_script(name, *arguments):
+        command = [sys.executable, REPOSITORY / "scripts" / name, "--dataset_name", data, *arguments]
+        result = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=REPOSITORY)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    flags = run_script("compute_image_statistics.py", "--num_channels", 4, "--max_value", 4095).split()
+    scripts = {"a": SCRIPTS["trainer"], "b": SCRIPTS["accelerate"]}
+    for (folder, script), steps in zip(scripts.items(), ("--max_steps", "--max_train_steps"), strict=True):
+        run_script(script, "--output_dir", tmp_path / folder, *MODEL, *RUN, steps, 20, "--learning_rate", 3e-3, *flags)
+    assert_equal(tmp_path / "a", tmp_path / "b")
+
+    worst = tmp_path / "worst"
+    evaluation = ["--model", tmp_path / "a", "--worst_cases", 1, "--worst_cases_dir", worst]
+    run_script("evaluate_semantic_segmentation.py", *evaluation, "--output_file", tmp_path / "results.json")
+    results = read_results_file(tmp_path / "results.json")
+    assert results["mean_iou"] == read_results_file(tmp_path / "a" / "results.json")["mean_iou"]
+    assert results["mean_iou"] > 0.7, "the fourth band is learnt from"
+    assert results["protocol"]["max_value"] == 4095
+    assert len(list(worst.iterdir())) == 1
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "a")
+    assert list(processor.image_mean) == [float(value) for value in flags[flags.index("--image_mean") + 1 :][:4]]
+    assert (processor.do_convert_rgb, processor.max_value) == (False, 4095)
 
 
 @pytest.mark.slow
