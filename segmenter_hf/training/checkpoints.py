@@ -148,16 +148,25 @@ def remove_checkpoint(checkpoint: Path):
     shutil.rmtree(removed)
 
 
+def clear_unfinished(output_dir: str | Path):
+    """
+    Removes what a run that was killed has left half written, or half removed. (No other run is on in this folder.)
+
+    Raises:
+        OutputError: if something else has that name.
+    """
+    for name in (UNFINISHED_NAME, REMOVED_NAME):
+        _clear(Path(output_dir) / name)
+
+
 def make_unfinished(output_dir: str | Path) -> Path:
-    """An empty folder to write what then gets its name in the output folder. (No other run is on in that.)"""
-    _clear(Path(output_dir) / REMOVED_NAME)
+    """An empty folder to write what then gets its name in the output folder."""
     unfinished = _clear(Path(output_dir) / UNFINISHED_NAME)
     unfinished.mkdir(parents=True)
     return unfinished
 
 
 def _clear(folder: Path) -> Path:
-    """Removes what a run that was killed has left under a name that is for such folders alone."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise OutputError(f"{folder} is in the way, expected a folder or nothing. Remove it.")
     if folder.exists():
@@ -212,12 +221,15 @@ def saving(file: str | Path, output_dir: str | Path, is_writer: bool = True) -> 
                     remove_checkpoint(Path(file))
                 make_unfinished(output_dir).rmdir()
         checkpoint = find_last_checkpoint(output_dir)
-        remedy = "There is no complete checkpoint to go on from."
+        remedy = "There is no complete checkpoint to go on from: make room, or name another --output_dir."
         if checkpoint is not None:
             remedy = f"{checkpoint} is complete: make room, and the same command goes on from there."
         if isinstance(error, OutputError):
             raise OutputError(f"{error} {remedy}") from error
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        if isinstance(error, RuntimeError):
+            # What torch says of a full disk is where in its source it noticed.
+            reason = "writing it failed, as on a full disk"
         raise OutputError(f"{file} cannot be written: {reason}. {remedy}") from error
 
 
@@ -246,6 +258,7 @@ def replacing_files(folder: str | Path, is_writer: bool = True, record: "RunReco
 
 __all__ = [
     "begin_checkpoint",
+    "clear_unfinished",
     "decide_checkpoint",
     "find_foreign",
     "find_last_checkpoint",

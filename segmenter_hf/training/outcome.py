@@ -88,7 +88,7 @@ def record(
     results = make_results(
         evaluation,
         model_name=run.args.output_dir,
-        id2label=setup.data.id2label,
+        id2label=model.config.id2label,
         image_processor=setup.image_processor,
         dataset={
             "name": data_args.dataset_name,

@@ -16,9 +16,9 @@ from filelock import FileLock, Timeout
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME
 
-from ..outputs import OutputError, check_output_dir, check_output_file, write_text
+from ..outputs import OutputError, check_output_dir, check_output_file, refuse_unwritable, write_text
 from .arguments import TrainingError
-from .checkpoints import RECORD_NAME
+from .checkpoints import RECORD_NAME, clear_unfinished
 
 
 logger = logging.getLogger(__name__)
@@ -80,6 +80,8 @@ def reserved(output_dir: str | Path, names: Iterable[str] = (), others: Iterable
             for folder in others:
                 check_output_dir(folder)
             stack.enter_context(_lock(Path(output_dir)))
+            with refuse_unwritable(output_dir):
+                clear_unfinished(output_dir)
 
         by_first_process(reserve)
         yield

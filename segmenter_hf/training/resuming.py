@@ -94,7 +94,7 @@ def decide_start(
     checkpoint = decide_checkpoint(resume_from_checkpoint, folder)
     if checkpoint is None or checkpoint.resolve().parent != folder.resolve():
         # What is in the folder would be overwritten, or end up among checkpoints of another run.
-        last = find_last_checkpoint(folder)
+        last = find_last_checkpoint(folder) if is_named or wish == "false" else None
         former = finished or (RunRecord.read(last) if last is not None else None)
         if former is not None:
             _check_same(folder, former, record, accept_changes=False)
@@ -169,10 +169,9 @@ def _check_same(
         return []
     listed = "; ".join(map(str, differences))
     refusal = f"{place} is of a run with other settings (then -> now): {listed}. {OTHER_FOLDER[:-1]}"
-    fixed = [each for each in differences if each.is_fixed or (steps_left == 0 and each.name.startswith("labels."))]
+    fixed = ", ".join(each.name for each in differences if each.is_fixed)
     if fixed:
-        names = ", ".join(each.name for each in fixed)
-        raise TrainingError(f"{refusal}: with another {names} its weights are of no use.")
+        raise TrainingError(f"{refusal}: no run can go on from there with another {fixed}.")
     if steps_left is None:
         raise TrainingError(f"{refusal}, or move away what is there.")
     if not accept_changes:
