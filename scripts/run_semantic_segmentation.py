@@ -11,8 +11,8 @@ COST and RESULT of training from random initialisation on CamVid, with the exact
 checkpoint, segmenter_hf/checkpoints/camvid/README.md.
 
 The folder then holds the model, its image processor and code, results.json with what was measured and how, and the
-trainer's logs. Run again, the command goes on from the last complete checkpoint. Without --do_train and --do_eval it
-trains and evaluates; with --do_eval alone it only evaluates.
+trainer's logs. Run again, the command goes on from the last complete checkpoint; of a run that is finished, it only
+evaluates. Without --do_train and --do_eval it trains and evaluates; with --do_eval alone it only evaluates.
 """
 
 import sys
