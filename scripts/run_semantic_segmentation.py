@@ -17,7 +17,13 @@ evaluates. Without --do_train and --do_eval it trains and evaluates; with --do_e
 
 import sys
 
-from segmenter_hf.command_line import run
+
+try:
+    from segmenter_hf.command_line import run
+# While torch is loaded, which takes seconds. What else takes long, or may be missing, is imported in functions.
+except KeyboardInterrupt:
+    print("run_semantic_segmentation.py: interrupted.", file=sys.stderr)
+    sys.exit(130)
 
 
 def train() -> int:

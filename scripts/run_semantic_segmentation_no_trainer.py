@@ -11,7 +11,13 @@ COST and RESULT: those of run_semantic_segmentation.py. The loop is in segmenter
 
 import sys
 
-from segmenter_hf.command_line import run
+
+try:
+    from segmenter_hf.command_line import run
+# While torch is loaded, which takes seconds. What else takes long, or may be missing, is imported in functions.
+except KeyboardInterrupt:
+    print("run_semantic_segmentation_no_trainer.py: interrupted.", file=sys.stderr)
+    sys.exit(130)
 
 
 def train() -> int:

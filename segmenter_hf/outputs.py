@@ -6,6 +6,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 
 # So many bytes must fit before the work begins. What a run needs in all is not known then; a full disk is.
 PROBE_BYTES = 64 * 1024
@@ -26,8 +28,9 @@ def refuse_unwritable(output: str | Path, remedy: str = "Name another place, or 
     """
     try:
         yield
-    except OSError as error:
-        raise OutputError(f"{output} cannot be written: {error.strerror or error}. {remedy}") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{output} cannot be written: {reason}. {remedy}") from error
 
 
 def check_output_dir(folder: str | Path):

@@ -1,10 +1,21 @@
 """What commands write is probed before the work, and complete or not there."""
 
 import os
+import resource
+import signal
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from segmenter_hf.outputs import OutputError, check_output_dir, check_output_file, replacing_file, write_text
+from segmenter_hf.outputs import (
+    OutputError,
+    check_output_dir,
+    check_output_file,
+    refuse_unwritable,
+    replacing_file,
+    write_text,
+)
 
 
 def test_a_probe_leaves_nothing(tmp_path):
@@ -60,6 +71,18 @@ def test_a_full_disk_costs_one_error_and_leaves_the_old_file(tmp_path):
                 full.write("more")
 
     assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("file.txt", "old")]
+
+
+def test_weights_that_cannot_be_written_are_refused_in_the_same_words(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[0][1]))
+        with pytest.raises(OutputError, match="model cannot be written: .*File too large.* Name another place"):
+            with refuse_unwritable("model"):
+                save_file({"weight": torch.zeros(100)}, tmp_path / "model.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before[0])
+        signal.signal(signal.SIGXFSZ, before[1])
 
 
 def test_what_fails_while_it_is_written_leaves_nothing(tmp_path):

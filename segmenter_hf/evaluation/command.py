@@ -121,10 +121,12 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     )
     if state.is_main_process:
         # First of all, so that a disk that has filled up meanwhile does not cost the figures.
-        with refuse_unwritable("standard output"):
-            print(json.dumps(results, indent=2), flush=True)
-        if args.output_file is not None:
-            write_results(results, args.output_file)
+        try:
+            with refuse_unwritable("standard output"):
+                print(json.dumps(results, indent=2), flush=True)
+        finally:
+            if args.output_file is not None:
+                write_results(results, args.output_file)
     if worst_cases is not None:
         draw_worst_cases(worst_cases, args.worst_cases_dir, examples, data, image_processor, model.config)
     state.wait_for_everyone()

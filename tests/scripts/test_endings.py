@@ -1,4 +1,4 @@
-"""How every script but those of training and inference ends when it is interrupted, or a library is missing."""
+"""How scripts end when they are interrupted, or a library is missing."""
 
 import importlib
 import runpy
@@ -30,7 +30,7 @@ def run_main(tmp_path, monkeypatch, capfd):
     def run(name: str) -> tuple[int, str, str]:
         script = str(REPOSITORY / "scripts" / f"{name}.py")
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", [script, *SCRIPTS[name][0]])
+        monkeypatch.setattr(sys, "argv", [script, *SCRIPTS.get(name, ([],))[0]])
         capfd.readouterr()
         with pytest.raises(SystemExit) as exit:
             runpy.run_path(script, run_name="__main__")
@@ -56,7 +56,7 @@ class InterruptingFinder:
     find_spec = staticmethod(interrupt)
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", [*SCRIPTS, "run_semantic_segmentation", "run_semantic_segmentation_no_trainer"])
 def test_ctrl_c_while_libraries_are_loaded_is_one_line(name, run_main, monkeypatch):
     monkeypatch.delitem(sys.modules, "segmenter_hf.command_line")
     monkeypatch.setattr(sys, "meta_path", [InterruptingFinder])

@@ -1,6 +1,9 @@
 """The evaluation script, run as a user runs it."""
 
+import errno
 import json
+import os
+import runpy
 import subprocess
 import sys
 
@@ -59,6 +62,50 @@ def folder(tmp_path_factory):
 def run_script(*arguments, launcher=(sys.executable,)):
     command = [*launcher, REPOSITORY / "scripts" / "evaluate_semantic_segmentation.py", *arguments]
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=REPOSITORY)
+
+
+def run_main(monkeypatch, *arguments) -> int:
+    """The same inside this process, where importing torch and transformers costs nothing any more."""
+    script = str(REPOSITORY / "scripts" / "evaluate_semantic_segmentation.py")
+    monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit:
+        runpy.run_path(script, run_name="__main__")
+    return exit.value.code
+
+
+def test_figures_outlive_a_disk_that_fills_up(dataset, folder, tmp_path, monkeypatch, capsys):
+    def fill(picture, file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", fill)
+    pictures = ["--worst_cases", 1, "--worst_cases_dir", tmp_path / "worst"]
+    arguments = [
+        "--model",
+        folder,
+        "--dataset_name",
+        dataset[0],
+        "--output_file",
+        tmp_path / "results.json",
+        *pictures,
+    ]
+    assert run_main(monkeypatch, *arguments) == 2
+    output, errors = capsys.readouterr()
+    assert json.loads(output) == read_results_file(tmp_path / "results.json")
+    assert "error: " in errors.splitlines()[-1] and "png cannot be written: No space left on device." in errors
+    assert list((tmp_path / "worst").iterdir()) == []
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a full device")
+def test_results_are_written_where_they_cannot_be_printed(dataset, folder, tmp_path, monkeypatch, capsys):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        arguments = ["--model", folder, "--dataset_name", dataset[0], "--output_file", tmp_path / "results.json"]
+        assert run_main(monkeypatch, *arguments) == 2
+        # What is still in the buffer is lost.
+        with pytest.raises(OSError):
+            full.close()
+    assert "standard output cannot be written: No space left on device" in capsys.readouterr().err.splitlines()[-1]
+    assert read_results_file(tmp_path / "results.json")["num_images"] == 3
 
 
 def expected_results(folder, examples, **settings):
