@@ -12,6 +12,10 @@ USUAL_MAX_VALUES = (255, 1023, 2047, 4095, 16383)
 # Of bytes. Images that stay below, all of them, were not made for the eye: 14 bits of which the upper 8 were kept.
 DARK = 63
 STORE_BYTES = "Image.fromarray((255 * np.asarray(Image.open(file))).round().astype(np.uint8))"
+STORE_BANDS = (
+    "tifffile.imwrite(file, (65535 * tifffile.imread(file)).round().astype(np.uint16), photometric='minisblack', "
+    "planarconfig='contig')"
+)
 # Modes of PIL that are colours, whose conversion to RGB loses nothing.
 COLOUR_MODES = {"1", "CMYK", "F", "HSV", "I", "L", "LAB", "P", "RGB", "YCbCr"}
 
@@ -32,6 +36,7 @@ class ImageFindingCollector:
         self.findings: dict[tuple[str, str], Finding] = {}
         # The files of each type, and the largest value in all of them.
         self.files: dict[str, list[str]] = {"bytes": [], "16 bits": [], "floats": []}
+        self.has_bands_of_floats = False
         self.largest: dict[str, float] = dict.fromkeys(self.files, 0)
 
     def add(self, name: str, image: ImageFile):
@@ -108,6 +113,7 @@ class ImageFindingCollector:
             self._find("range", problem, "Store a number in their place, and 255 in the label maps.", name)
             return
         self._add("floats", name, pixels)
+        self.has_bands_of_floats |= pixels.ndim > 2
         if pixels.min() < 0 or pixels.max() > self.float_limit:
             problem = (
                 f"Images hold floats from {pixels.min():g} to {pixels.max():g}, expected 0 to {self.float_limit}."
@@ -120,7 +126,10 @@ class ImageFindingCollector:
         floats, deep, dark = (self.files[kind] for kind in ("floats", "16 bits", "bytes"))
         if floats and self.float_limit == 255 and self.largest["floats"] <= 1 and not self._has("range"):
             problem = f"Images hold floats up to {self.largest['floats']:g}, expected 0 to 255: all would be black."
-            findings.append(Finding("range", True, problem, f"Store them as bytes: {STORE_BYTES}.", floats))
+            remedy = f"Store them as bytes: {STORE_BYTES}."
+            if self.has_bands_of_floats:
+                remedy = f"Store them as 16 bits: {STORE_BANDS}."
+            findings.append(Finding("range", True, problem, remedy, floats))
         if deep and not self._has("range"):
             largest = int(self.largest["16 bits"])
             usual = next((each for each in USUAL_MAX_VALUES if each >= largest), self.max_value)

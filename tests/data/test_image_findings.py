@@ -190,6 +190,17 @@ def test_more_bands_than_a_photo_has():
     assert check([content], of_bands(6, max_value=4095)).findings == []
 
 
+def test_floats_of_several_bands():
+    tifffile = pytest.importorskip("tifffile")
+    fractions = (noise(65535, 5) / 65535).astype(np.float32)
+    finding = one(check([encode_tiff(fractions, 1, (0,) * 4)], of_bands(5)), "range", True)
+    code = re.search(r"tifffile\.imwrite\(.*\)(?=\.)", finding.remedy)[0].replace("tifffile.imread(file)", "fractions")
+    file = io.BytesIO()
+    eval(code, {"tifffile": tifffile, "np": np, "file": file, "fractions": fractions})
+    assert check([file.getvalue()], of_bands(5)).findings == []
+    assert np.array_equal(tifffile.imread(io.BytesIO(file.getvalue())), noise(65535, 5))
+
+
 def test_pages_may_be_bands():
     pages = [Image.fromarray(noise(65535)[..., 0]) for _ in range(3)]
     content = encode(pages[0], format="TIFF", save_all=True, append_images=pages[1:])
