@@ -49,7 +49,7 @@ def plot(args: argparse.Namespace):
 
 def main() -> int:
     args = parse_arguments()
-    return run(lambda: plot(args), (OSError, ValueError), if_interrupted="Run it again.", extra="plot")
+    return run(lambda: plot(args), (OSError, ValueError), if_interrupted="Run it again.", extra="plot,train")
 
 
 if __name__ == "__main__":

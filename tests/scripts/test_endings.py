@@ -77,6 +77,7 @@ PARTS = ("conversion", "data", "evaluation", "hub", "output_folders", "training"
         ("evaluate_semantic_segmentation", "datasets", "evaluate"),
         ("evaluate_semantic_segmentation", "torchvision", "evaluate"),
         ("export_checkpoint", "filelock", "convert"),
+        ("plot_training", "datasets", "plot,train"),
         ("plot_training", "matplotlib", "plot"),
         ("prepare_dataset", "datasets", "train"),
         ("push_all_to_hub", "filelock", "convert"),
