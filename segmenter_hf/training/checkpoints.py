@@ -115,7 +115,8 @@ def find_foreign(output_dir: str | Path, first_step: int, last_step: int) -> lis
 
 def is_model_only(checkpoint: Path) -> bool:
     """Whether a checkpoint lacks what optimisers keep, so that no run can go on from it as it would have."""
-    return not [*checkpoint.glob("optimizer*"), *checkpoint.glob("global_step*"), *checkpoint.glob("*optim*")]
+    # Of DeepSpeed, in folders below.
+    return not [*checkpoint.glob("*optim*"), *checkpoint.glob("*/*optim*")]
 
 
 def remove_old_checkpoints(
@@ -220,10 +221,7 @@ def saving(file: str | Path, output_dir: str | Path, is_writer: bool = True) -> 
                 if is_own(Path(file)) and find_problem(Path(file)) is not None:
                     remove_checkpoint(Path(file))
                 make_unfinished(output_dir).rmdir()
-        checkpoint = find_last_checkpoint(output_dir)
-        remedy = "There is no complete checkpoint to go on from: make room, or name another --output_dir."
-        if checkpoint is not None:
-            remedy = f"{checkpoint} is complete: make room, and the same command goes on from there."
+        remedy = describe_remains(output_dir)
         if isinstance(error, OutputError):
             raise OutputError(f"{error} {remedy}") from error
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
@@ -231,6 +229,14 @@ def saving(file: str | Path, output_dir: str | Path, is_writer: bool = True) -> 
             # What torch says of a full disk is where in its source it noticed.
             reason = "writing it failed, as on a full disk"
         raise OutputError(f"{file} cannot be written: {reason}. {remedy}") from error
+
+
+def describe_remains(output_dir: str | Path) -> str:
+    """What a run can do that could not write: from where it may go on."""
+    checkpoint = find_last_checkpoint(output_dir)
+    if checkpoint is None:
+        return "There is no complete checkpoint to go on from: make room, or name another --output_dir."
+    return f"{checkpoint} is complete: make room, and the same command goes on from there."
 
 
 @contextlib.contextmanager
@@ -260,6 +266,7 @@ __all__ = [
     "begin_checkpoint",
     "clear_unfinished",
     "decide_checkpoint",
+    "describe_remains",
     "find_foreign",
     "find_last_checkpoint",
     "find_problem",

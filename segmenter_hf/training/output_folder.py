@@ -1,6 +1,7 @@
 """The folder that a run writes into: probed before the work, and one run's at a time."""
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_N
 
 from ..outputs import OutputError, check_output_dir, check_output_file, refuse_unwritable, write_text
 from .arguments import TrainingError
-from .checkpoints import RECORD_NAME, clear_unfinished
+from .checkpoints import RECORD_NAME, clear_unfinished, describe_remains
 
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ FILES = (
 LOCK_NAME = ".run.lock"
 # Who holds it. In a file of its own, as older releases of filelock empty a lock that they ask for.
 HOLDER_NAME = ".run.json"
+# What a disk says that was not full before.
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 # How long processes of a run that was killed may take to notice, which load samples and hold its lock with it.
 ORPHAN_SECONDS = 30
 
@@ -67,7 +70,7 @@ def reserved(output_dir: str | Path, names: Iterable[str] = (), others: Iterable
         others (`Iterable[str or Path]`, *optional*): Other folders that will be written to.
 
     Raises:
-        OutputError: if it cannot be written to.
+        OutputError: if it cannot be written to, now or later.
         TrainingError: if another run holds it; the message says which.
     """
     with contextlib.ExitStack() as stack:
@@ -84,7 +87,16 @@ def reserved(output_dir: str | Path, names: Iterable[str] = (), others: Iterable
                 clear_unfinished(output_dir)
 
         by_first_process(reserve)
-        yield
+        try:
+            yield
+        except OSError as error:
+            # Of trackers, which write when they like.
+            if error.errno not in FULL:
+                raise
+            remains = describe_remains(output_dir)
+            raise OutputError(
+                f"{error.filename or output_dir} cannot be written: {error.strerror}. {remains}"
+            ) from error
 
 
 @contextlib.contextmanager

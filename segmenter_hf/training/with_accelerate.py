@@ -43,6 +43,9 @@ from .with_trainer import set_up_logging
 
 logger = logging.getLogger(__name__)
 
+# What trackers know the runs by, TensorBoard as a folder.
+PROJECT = "semantic_segmentation"
+
 OPTIMIZERS = ("adamw_torch", "sgd")
 
 
@@ -414,8 +417,7 @@ def train(
     except (ImportError, ValueError) as error:
         raise TrainingError(str(error)) from error
     set_up_logging(accelerator.is_main_process)
-    trackers = [os.environ["TRACKIO_DIR"]] if args.with_tracking and os.environ.get("TRACKIO_DIR") else []
-    with reserved(args.output_dir, FILES, trackers):
+    with reserved(args.output_dir, FILES, find_tracker_folders(args)):
         return _train(model_args, data_args, method_args, args, recipe, accelerator)
 
 
@@ -454,7 +456,7 @@ def _train(
         run = use_saved_model(loop, run)
     else:
         if args.with_tracking:
-            accelerator.init_trackers("semantic_segmentation", {"recipe": recipe.name, "batch_size": batch_size})
+            accelerator.init_trackers(PROJECT, {"recipe": recipe.name, "batch_size": batch_size})
         loop.run(start.checkpoint)
         course.finish(loop.state.global_step, loop.state.epoch)
         if course.train_seconds is not None:
@@ -480,6 +482,12 @@ def _train(
     if repo_id is not None and accelerator.is_main_process:
         push(args, repo_id)
     return loop
+
+
+def find_tracker_folders(args: AccelerateArguments) -> list[str]:
+    """Folders that trackers write to."""
+    folders = [os.path.join(args.output_dir, PROJECT), os.environ.get("TRACKIO_DIR")]
+    return [folder for folder in folders if folder] if args.with_tracking else []
 
 
 def use_saved_model(loop: Loop, run: Run) -> Run:

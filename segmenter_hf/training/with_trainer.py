@@ -215,6 +215,7 @@ def _train(
             facts["train_loss"] = result.metrics["train_loss"] if start.checkpoint is None else None
             # Less than was asked for, where --auto_find_batch_size has made it so.
             facts["per_device_batch_size"] = trainer._train_batch_size
+            trainer.log_metrics("train", result.metrics)
         course.finish(trainer.state.global_step, trainer.state.epoch, **facts)
         if method_args.use_peft:
             trainer.model = trainer.model_wrapped = trainer.model.merge_and_unload()
@@ -222,8 +223,6 @@ def _train(
             save_model(trainer, course.final_record)
         if training_args.should_save and training_args.save_total_limit == 1:
             remove_old_checkpoints(output_dir, 1, best, keeps_last=False)
-        if not start.is_done:
-            trainer.log_metrics("train", result.metrics)
 
     # Trackers and history need no telling twice.
     is_known = start.is_saved and has_evaluation(trainer.state)
@@ -247,9 +246,13 @@ def _train(
 
 
 def find_tracker_folders(training_args: TrainingArguments) -> list[str]:
-    """Folders outside of the output folder that trackers write to."""
-    folders = {"tensorboard": [os.environ.get("TENSORBOARD_LOGGING_DIR")], "trackio": [os.environ.get("TRACKIO_DIR")]}
-    return [each for name in training_args.report_to for each in folders.get(name, []) if each]
+    """Folders that trackers write to."""
+    own = getattr(training_args, "logging_dir", None) or os.path.join(training_args.output_dir, "runs")
+    folders = {
+        "tensorboard": os.environ.get("TENSORBOARD_LOGGING_DIR") or own,
+        "trackio": os.environ.get("TRACKIO_DIR"),
+    }
+    return [folders[name] for name in training_args.report_to if folders.get(name)]
 
 
 def use_saved_model(trainer: SegmentationTrainer, run: Run) -> Run:

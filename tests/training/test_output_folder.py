@@ -1,5 +1,6 @@
 """One run at a time in a folder."""
 
+import errno
 import json
 import os
 import signal
@@ -121,3 +122,16 @@ def test_what_a_killed_run_left_half_written_is_cleared(tmp_path):
     with pytest.raises(OutputError, match="is in the way"), reserved(tmp_path):
         pytest.fail("it is not a folder")
     assert (tmp_path / "mine" / "notes.txt").exists()
+
+
+def test_a_disk_that_fills_up_is_one_line_wherever_it_is_noticed(tmp_path):
+    folder = tmp_path / "run"
+    (folder / "checkpoint-4").mkdir(parents=True)
+    (folder / "checkpoint-4" / "trainer_state.json").write_text('{"global_step": 4}', encoding="utf-8")
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / "runs" / "events"))
+    with pytest.raises(OutputError, match="events cannot be written: No space left.*checkpoint-4 is complete"):
+        with reserved(folder):
+            raise full
+    # Others are no matter of the disk.
+    with pytest.raises(FileNotFoundError), reserved(folder):
+        raise FileNotFoundError(errno.ENOENT, "gone")
