@@ -245,7 +245,7 @@ def begin(
                 distributed_type=accelerator.distributed_type.value,
                 selected_by=selected_by,
             )
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise TrainingError(f"The training split cannot be read: {error}") from error
         record = RunRecord(
             settings=settings,

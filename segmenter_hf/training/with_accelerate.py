@@ -399,10 +399,12 @@ def train(
 ) -> Loop:
     """
     Trains from the last complete checkpoint in `args.output_dir`, or from the start; evaluates, and saves model, image
-    processor and figures there.
+    processor and figures there. Of a run that is finished, the model stays as it is.
 
     Raises:
-        TrainingError: if arguments, data and weights do not fit together, before any work.
+        TrainingError: if arguments, data and weights do not fit together, or the folder is of another run or held by
+            one, before any work.
+        OutputError: if something cannot be written; what is complete remains.
     """
     try:
         accelerator = Accelerator(

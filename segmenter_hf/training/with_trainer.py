@@ -110,9 +110,12 @@ def train(
     """
     Trains from the last complete checkpoint in `training_args.output_dir`, or from the start; evaluates, and saves
     model, image processor and figures there. With `do_eval` and not `do_train`, only evaluates.
+    Of a run that is finished, the model stays as it is.
 
     Raises:
-        TrainingError: if arguments, data and weights do not fit together, before any work.
+        TrainingError: if arguments, data and weights do not fit together, or the folder is of another run or held by
+            one, before any work.
+        OutputError: if something cannot be written; what is complete remains.
     """
     set_up_logging(training_args.process_index == 0)
     check_arguments(training_args, method_args)
