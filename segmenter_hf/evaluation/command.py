@@ -19,7 +19,7 @@ from ..image_processing_pil_segmenter import SegmenterImageProcessingMixin, redu
 from ..outputs import check_output_dir, check_output_file, refuse_unwritable, replacing_file
 from ..processes import check_connected, check_launch
 from ..visualization import draw_comparison
-from .protocol import WorstCases, evaluate_sliding_window
+from .protocol import NonFiniteScoresError, WorstCases, evaluate_sliding_window
 from .results import fingerprint, make_results, write_results
 
 
@@ -36,7 +36,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         args (`argparse.Namespace`): As the script parses them.
 
     Raises:
-        EvaluationError: if arguments, model, image processor and data do not fit together, before the evaluation.
+        EvaluationError: if arguments, model, image processor and data do not fit together, before the evaluation; or
+            if the model's scores are NaN or infinite.
         ExampleError: if an image cannot be scored, in the process that was to.
         OutputError: if what has become of it cannot be written.
     """
@@ -92,16 +93,19 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         "autocast_dtype": torch.bfloat16 if args.bf16 else None,
     }
     worst_cases = WorstCases(args.worst_cases) if args.worst_cases else None
-    figures = evaluate_sliding_window(
-        model.to(device),
-        image_processor,
-        examples,
-        data.image_column,
-        data.annotation_column,
-        show_progress=True,
-        worst_cases=worst_cases,
-        **protocol,
-    )
+    try:
+        figures = evaluate_sliding_window(
+            model.to(device),
+            image_processor,
+            examples,
+            data.image_column,
+            data.annotation_column,
+            show_progress=True,
+            worst_cases=worst_cases,
+            **protocol,
+        )
+    except NonFiniteScoresError as error:
+        raise EvaluationError(f"{args.model_name_or_path}: {error}") from error
     results = make_results(
         figures,
         model_name=str(args.model_name_or_path),
@@ -179,9 +183,13 @@ def load_model(args: argparse.Namespace) -> tuple[PreTrainedModel, BaseImageProc
     """The model, and the image processor with the settings of the arguments."""
     name = args.model_name_or_path
     attention = {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
-    model, info = AutoModelForSemanticSegmentation.from_pretrained(
-        name, dtype=torch.float32, output_loading_info=True, **attention
-    )
+    try:
+        model, info = AutoModelForSemanticSegmentation.from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True, **attention
+        )
+    # The library's of shapes, which it logs.
+    except RuntimeError as error:
+        raise EvaluationError(f"The weights of {name} do not fit its config: {error}") from error
     if info["missing_keys"]:
         some = ", ".join(sorted(info["missing_keys"])[:3])
         raise EvaluationError(f"{name} has not all weights of a segmentation model ({some}...). Train it first.")

@@ -26,6 +26,10 @@ MULTI_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 ROWS_AT_ONCE = 64
 
 
+class NonFiniteScoresError(ArithmeticError):
+    """Scores that are NaN or infinite, which no figure can be made of. All processes raise it alike."""
+
+
 @torch.inference_mode()
 def evaluate_sliding_window(
     model: nn.Module,
@@ -70,6 +74,7 @@ def evaluate_sliding_window(
     Raises:
         ExampleError: if an image or a label map cannot be read, or they do not fit each other or the model. Only the
             process that scores it raises it.
+        NonFiniteScoresError: if the model's scores are NaN or infinite.
         ValueError: if there are no examples, or the dataset is a streaming one.
     """
     reader = ExampleReader(examples, image_column, annotation_column)
@@ -80,7 +85,7 @@ def evaluate_sliding_window(
     ignore_index = model.config.semantic_loss_ignore_index
     # A single logit tells two labels apart.
     metric = MeanIoU(max(2, model.config.num_labels), ignore_index, exclude=exclude)
-    losses, num_pixels = [], 0
+    losses, num_pixels, broken = [], 0, None
     was_training = model.training
     model.eval()
     try:
@@ -92,16 +97,21 @@ def evaluate_sliding_window(
             disable=not show_progress or rank != 0,
         ):
             index = start + rank
-            if index >= len(examples):
+            if index >= len(examples) or broken is not None:
                 feed.follow(2 * len(MULTI_SCALES) if multi_scale else 1, image_processor)
                 continue
-            with reader.naming(index, use="evaluated"):
-                image, annotation = reader[index]
-                reference = _read_labels(annotation, image_processor)
-                prediction, loss, pixels = _predict(
-                    feed, image_processor, image, annotation, tuple(reference.shape), multi_scale
-                )
-                metric.add_batch(predictions=[prediction], references=[reference])
+            try:
+                with reader.naming(index, use="evaluated"):
+                    image, annotation = reader[index]
+                    reference = _read_labels(annotation, image_processor)
+                    prediction, loss, pixels = _predict(
+                        feed, image_processor, image, annotation, tuple(reference.shape), multi_scale
+                    )
+                    metric.add_batch(predictions=[prediction], references=[reference])
+            except NonFiniteScoresError:
+                # The other processes learn of it below: while they wait for this one, it cannot just stop.
+                broken = index
+                continue
             losses.append(loss)
             num_pixels += pixels
             if worst_cases is not None:
@@ -110,9 +120,17 @@ def evaluate_sliding_window(
         model.train(was_training)
 
     # The sum rounds once, so that neither the order nor the number of processes shows in it.
-    shares = _gather((losses, num_pixels))
-    num_pixels = sum(pixels for _, pixels in shares)
-    total_loss = math.fsum(loss for losses, _ in shares for loss in losses)
+    shares = _gather((losses, num_pixels, broken))
+    broken = [index for *_, index in shares if index is not None]
+    if broken:
+        where = reader.describe(min(broken))
+        raise NonFiniteScoresError(
+            f"The model's scores are NaN or infinite, in example {min(broken)}{f' ({where})' if where else ''} first. "
+            "Likely causes are a training that diverged (train with a lower learning rate, from an earlier checkpoint "
+            "on), and float16, whose numbers end at 65504 (use bfloat16 or float32)."
+        )
+    num_pixels = sum(pixels for _, pixels, _ in shares)
+    total_loss = math.fsum(loss for losses, *_ in shares for loss in losses)
     results = metric.compute()
     results |= {name: results[name].tolist() for name in ("per_category_iou", "per_category_accuracy")}
     results["loss"] = total_loss / num_pixels if num_pixels else math.nan
@@ -348,6 +366,8 @@ def _predict(
     """The predicted labels of an image, and the sum of the loss over so many pixels at scale 1."""
     if not multi_scale:
         fed = feed(image_processor(image, segmentation_maps=annotation, return_tensors="pt"))
+        if not fed.outputs.logits.isfinite().all():
+            raise NonFiniteScoresError
         prediction = image_processor.post_process_semantic_segmentation(fed.outputs, [target_size])[0]
         return prediction, fed.loss, fed.num_pixels
 
@@ -355,10 +375,16 @@ def _predict(
 
     def feed_passes():
         nonlocal loss, num_pixels
+        is_finite = True
         for inputs, flipped in make_passes(image_processor, image, annotation):
             fed = feed(inputs)
             loss, num_pixels = loss + fed.loss, num_pixels + fed.num_pixels
-            yield fed.outputs, flipped
+            is_finite = is_finite and fed.outputs.logits.isfinite().all().item()
+            if is_finite:
+                yield fed.outputs, flipped
+        # After all passes, which other processes make with this one where the model is sharded.
+        if not is_finite:
+            raise NonFiniteScoresError
 
     probabilities = average_probabilities(feed_passes(), image_processor, target_size)
     prediction = probabilities[0] > 0.5 if len(probabilities) == 1 else probabilities.argmax(dim=0)
@@ -395,6 +421,7 @@ def _gather(value: Any) -> list[Any]:
 __all__ = [
     "MULTI_SCALES",
     "ExampleError",
+    "NonFiniteScoresError",
     "WindowFeed",
     "WorstCases",
     "average_probabilities",

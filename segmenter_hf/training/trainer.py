@@ -11,7 +11,7 @@ from transformers import Trainer, default_data_collator
 from transformers.trainer_utils import PredictionOutput, TrainOutput, speed_metrics
 
 from ..data.examples import require_length
-from ..evaluation.protocol import evaluate_sliding_window
+from ..evaluation.protocol import NonFiniteScoresError, evaluate_sliding_window
 from .arguments import TrainingError
 from .checkpoints import begin_checkpoint, remove_old_checkpoints, saving
 from .outcome import write_state
@@ -168,7 +168,7 @@ class SegmentationTrainer(Trainer):
         start_time = time.time()
         # Of sharded models the wrapper, which gathers their weights.
         model = self.model_wrapped if self.is_deepspeed_enabled or self.is_fsdp_enabled else self.model
-        self.last_evaluation = evaluate_sliding_window(
+        self.last_evaluation = evaluate_in_training(
             model,
             self.processing_class,
             dataset,
@@ -220,6 +220,19 @@ def compute_loss(
     return loss, outputs
 
 
+def evaluate_in_training(*args, **kwargs) -> dict[str, Any]:
+    """
+    What [`evaluate_sliding_window`] measures.
+
+    Raises:
+        TrainingError: if the training has diverged, so that there is nothing to measure.
+    """
+    try:
+        return evaluate_sliding_window(*args, **kwargs)
+    except NonFiniteScoresError as error:
+        raise TrainingError(str(error)) from error
+
+
 def evaluation_dtype(args) -> torch.dtype | None:
     """The dtype of autocast in evaluation: that of training."""
     if args.bf16 or args.bf16_full_eval:
@@ -254,4 +267,11 @@ def make_metrics(results: dict[str, Any], id2label: dict[int, str], prefix: str)
     return {f"{prefix}_{name}": None if math.isnan(value) else value for name, value in metrics.items()}
 
 
-__all__ = ["SegmentationTrainer", "check_metric", "compute_loss", "evaluation_dtype", "make_metrics"]
+__all__ = [
+    "SegmentationTrainer",
+    "check_metric",
+    "compute_loss",
+    "evaluate_in_training",
+    "evaluation_dtype",
+    "make_metrics",
+]

@@ -19,7 +19,6 @@ from tqdm.auto import tqdm
 from transformers import SchedulerType, TrainerState, default_data_collator, get_scheduler, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
-from ..evaluation.protocol import evaluate_sliding_window
 from ..processes import check_connected, part
 from .argument_checks import MEASURED, check_schedule, check_trackers
 from .arguments import DataArguments, MethodArguments, ModelArguments, TrainingError
@@ -37,7 +36,7 @@ from .recipes import Recipe, announce
 from .resuming import Course, begin, has_evaluation, load_saved, load_state, read_options, restore_options
 from .samples import EpochSampler
 from .setup import TrainingSetup, prepare
-from .trainer import compute_loss, make_metrics
+from .trainer import compute_loss, evaluate_in_training, make_metrics
 from .with_trainer import set_up_logging
 
 
@@ -322,7 +321,7 @@ class Loop:
 
     def score(self) -> dict[str, float | None]:
         """What `evaluate` returns, without telling trackers and history of it."""
-        self.last_evaluation = evaluate_sliding_window(
+        self.last_evaluation = evaluate_in_training(
             self.model if self.is_sharded else self.unwrapped_model,
             self.setup.image_processor,
             self.setup.eval_dataset,

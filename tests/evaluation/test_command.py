@@ -1,13 +1,15 @@
 """What the evaluation script refuses before any work."""
 
+import json
 import os
+import runpy
 from argparse import Namespace
 
 import numpy as np
 import pytest
 import torch
 
-from segmenter_hf import SegmenterImageProcessorPil
+from segmenter_hf import SegmenterForSemanticSegmentation, SegmenterImageProcessor, SegmenterImageProcessorPil
 from segmenter_hf.evaluation.command import (
     EvaluationError,
     check_arguments,
@@ -18,7 +20,8 @@ from segmenter_hf.evaluation.command import (
 )
 from segmenter_hf.outputs import OutputError
 
-from ..data.datasets_on_disk import make_image
+from ..common import REPOSITORY, tiny_config
+from ..data.datasets_on_disk import make_image, write_pairs
 
 
 ID2LABEL = {0: "sky", 1: "road", 2: "0"}
@@ -87,3 +90,57 @@ def test_classes_by_name_or_number():
         find_classes(["car"], ID2LABEL)
     with pytest.raises(EvaluationError, match="must leave some of the 3 labels"):
         find_classes(["sky", "road", "2"], ID2LABEL)
+
+
+@pytest.fixture
+def run_script(tmp_path, monkeypatch, capsys):
+    """Evaluates the model in `model` on a picture as the script does; returns exit code and what it says."""
+    monkeypatch.chdir(tmp_path)
+    write_pairs(tmp_path / "data", "validation/images", "validation/annotations", number=1)
+    SegmenterImageProcessor(patch_size=8, do_resize=False).save_pretrained("model")
+    options = [
+        "--model_name_or_path",
+        "model",
+        "--dataset_name",
+        "data",
+        "--device",
+        "cpu",
+        "--output_file",
+        "out.json",
+    ]
+
+    def run(model, **fields) -> tuple[int, str]:
+        model.save_pretrained("model")
+        file = tmp_path / "model" / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+        monkeypatch.setattr("sys.argv", ["evaluate_semantic_segmentation.py", *options])
+        main = runpy.run_path(str(REPOSITORY / "scripts" / "evaluate_semantic_segmentation.py"))["main"]
+        code = main()
+        return code, capsys.readouterr().err.splitlines()[-1]
+
+    return run
+
+
+def test_models_that_give_no_scores_fail(run_script, tmp_path):
+    model = SegmenterForSemanticSegmentation(tiny_config(id2label={0: "sky", 1: "road", 2: "car"}))
+    assert run_script(model)[0] == 0
+    (tmp_path / "out.json").unlink()
+    model.decoder.mask_norm.bias.data[0] = torch.nan
+    code, line = run_script(model)
+    assert code == 2
+    assert "error: model: The model's scores are NaN or infinite, in example 0" in line
+    assert not (tmp_path / "out.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("num_hidden_layers", 3, "`num_hidden_layers` is 3, and 2 in the weights"),
+        ("hidden_size", 64, "do not fit its config"),
+    ],
+)
+def test_weights_that_do_not_fit_their_config(field, value, message, run_script, tmp_path):
+    code, line = run_script(SegmenterForSemanticSegmentation(tiny_config(num_labels=3)), **{field: value})
+    assert code == 2
+    assert "error: " in line and message in line
+    assert not (tmp_path / "out.json").exists()

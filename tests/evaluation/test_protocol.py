@@ -18,6 +18,7 @@ from segmenter_hf.evaluation.metrics import MeanIoU
 from segmenter_hf.evaluation.protocol import (
     MULTI_SCALES,
     ExampleError,
+    NonFiniteScoresError,
     WindowFeed,
     WorstCases,
     average_probabilities,
@@ -300,6 +301,26 @@ def test_worst_cases_are_those_with_the_lowest_scores(model, image_processor, ex
         assert prediction.dtype == np.uint8
 
 
+@pytest.mark.parametrize("multi_scale", [False, True])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_scores_without_a_value_are_no_result(value, multi_scale, model, image_processor, examples, caplog):
+    def spoil(module, arguments, outputs):
+        # In one window of one image, the last in six passes of twelve where there are several.
+        if arguments or calls.append(1) or len(calls) != 5:
+            return
+        outputs.logits[0, 2, 1, 1] = value
+
+    calls = []
+    hook = model.register_forward_hook(spoil)
+    try:
+        with pytest.raises(NonFiniteScoresError, match=r"NaN or infinite, in example \d first.*diverged.*float16"):
+            evaluate_sliding_window(model, image_processor, examples, multi_scale=multi_scale, window_batch_size=1)
+    finally:
+        hook.remove()
+    assert len(calls) > 5
+    assert not caplog.records, "the error says it"
+
+
 def test_bfloat16_is_close(model, image_processor, examples):
     expected = evaluate_sliding_window(model, image_processor, examples)
     results = evaluate_sliding_window(model, image_processor, examples, autocast_dtype=torch.bfloat16)
@@ -314,7 +335,7 @@ import numpy as np, torch
 import torch.distributed as dist
 from PIL import Image
 from segmenter_hf import SegmenterForSemanticSegmentation, SegmenterImageProcessor
-from segmenter_hf.evaluation.protocol import WorstCases, evaluate_sliding_window
+from segmenter_hf.evaluation.protocol import NonFiniteScoresError, WorstCases, evaluate_sliding_window
 from tests.common import tiny_config
 
 output, sharding = sys.argv[1:]
@@ -351,8 +372,20 @@ for number in (1, 3, 4):
         )
         figures["worst"] = [index for index, _, _ in worst_cases.select()]
         results[f"{number} {multi_scale}"] = figures
+num_calls, error = len(calls), None
+if dist.is_initialized():
+    # Where one process finds what is wrong with its image, the others have more to do.
+    def spoil(module, arguments, outputs):
+        if rank == 1:
+            outputs.logits.fill_(np.nan)
+
+    model.register_forward_hook(spoil)
+    try:
+        evaluate_sliding_window(model, processor, examples, multi_scale=True)
+    except NonFiniteScoresError as raised:
+        error = str(raised)
 with open(f"{output}/{rank}.json", "w") as file:
-    json.dump({"results": results, "calls": len(calls)}, file)
+    json.dump({"results": results, "calls": num_calls, "error": error}, file)
 if dist.is_initialized():
     dist.destroy_process_group()
 """
@@ -390,6 +423,8 @@ def test_two_processes_give_the_digits_of_one(tmp_path):
             process["results"][key].pop("worst")
             assert process["results"][key]["num_images"] == figures["num_images"]
             assert process["results"][key]["mean_iou"] == pytest.approx(figures["mean_iou"], abs=1e-6)
+    for process in (first, second, *sharded):
+        assert "NaN or infinite, in example 1 first" in process["error"]
     # Each process fed its own images only; sharded, all made as many forward passes.
     assert first["calls"] > 2 * second["calls"]
     assert sharded[0]["calls"] == sharded[1]["calls"] >= first["calls"]

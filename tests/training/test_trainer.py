@@ -61,6 +61,16 @@ def test_evaluation_is_the_sliding_window_protocol(trainer_parts):
     assert trainer.predict(examples).metrics["test_mean_iou"] == expected["mean_iou"]
 
 
+def test_a_training_that_diverged_has_no_figures(trainer_parts, tmp_path):
+    *_, arguments = trainer_parts
+    settings = {"max_steps": 2, "eval_strategy": "steps", "eval_steps": 1, "learning_rate": 1e38, "optim": "sgd"}
+    args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", remove_unused_columns=False, **settings)
+    trainer = SegmentationTrainer(**{**arguments, "args": args})
+    with pytest.raises(TrainingError, match="scores are NaN or infinite, in example 0 first.*lower learning rate"):
+        trainer.train()
+    assert trainer.last_evaluation is None
+
+
 def test_several_evaluation_sets_and_absent_classes(trainer_parts):
     _, _, examples, arguments = trainer_parts
     only_one = {**examples[0], "annotation": Image.new("L", examples[0]["annotation"].size, 255)}

@@ -3,7 +3,10 @@
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.utils import logging
 
+
+logger = logging.get_logger(__name__)
 
 DECODER_TYPES = ("mask_transformer", "linear")
 POSITION_EMBEDDING_INTERPOLATIONS = ("bilinear", "bicubic")
@@ -65,6 +68,8 @@ class SegmenterConfig(PreTrainedConfig):
 
     `num_labels=1` makes a binary model (linear decoder only): one logit a pixel, whose sigmoid is the probability of
     label 1, while `id2label` names both labels 0 and 1.
+
+    Labels of one name, and a `label2id` that says something else than `id2label` (which counts), are warned of.
 
     Raises:
         ValueError: for a combination that cannot work; the message names the field.
@@ -130,10 +135,31 @@ class SegmenterConfig(PreTrainedConfig):
         if self.is_binary and self.id2label is not None:
             kwargs.pop("num_labels")
         super().__post_init__(**kwargs)
-        if self.label2id is None or len(self.label2id) != len(self.id2label):
-            self.label2id = {label: index for index, label in self.id2label.items()}
+        self.match_label_names()
         # The library wraps what a validator raises in an error of its own; a user gets the plain ValueError.
         self.validate_architecture()
+
+    def match_label_names(self):
+        """Makes `label2id` what `id2label` says, and warns where the two disagree, or names tell no labels apart."""
+        names = list(self.id2label.values())
+        label2id = {label: index for index, label in self.id2label.items()}
+        if len(label2id) < len(names):
+            repeated = {
+                name: [index for index, other in self.id2label.items() if other == name]
+                for name in label2id
+                if names.count(name) > 1
+            }
+            logger.warning(
+                f"`id2label` has several labels of one name: {repeated}. Names cannot tell them apart: in "
+                "`label2id`, the masks of a pipeline, the figures of an evaluation. Rename them."
+            )
+        # Numbers may be strings, as in the keys of `id2label` in JSON.
+        elif self.label2id and {name: int(index) for name, index in self.label2id.items()} != label2id:
+            if len(self.label2id) == len(label2id):
+                logger.warning(
+                    f"`label2id` is not what `id2label` says, which counts: {self.label2id} becomes {label2id}."
+                )
+        self.label2id = label2id
 
     @property
     def num_labels(self) -> int:
