@@ -41,8 +41,8 @@ KNOWN_SPLITS = {"train", "validation", "test"}
 # What names of splits have, in lower case: at their beginning, or as words inside.
 SPLIT_WORDS = {
     "train": re.compile("^train|(?<![a-z])(train(ing)?|trn)(?![a-z])"),
-    "validation": re.compile("^val|(?<![a-z])(val(id(ation)?)?|dev)(?![a-z])"),
-    "test": re.compile("^test|(?<![a-z])(test(ing)?|tst|eval(uation)?)(?![a-z])"),
+    "validation": re.compile("^val|(?<![a-z])(val(id(ation)?)?|vld|dev(set)?)(?![a-z])"),
+    "test": re.compile("^test|(?<![a-z])(test(ing)?|tst|eval(set|uation)?)(?![a-z])"),
 }
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 # Of names of images and of label maps without suffix, in lower case, the longer ones first.
