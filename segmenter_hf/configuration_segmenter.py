@@ -150,8 +150,8 @@ class SegmenterConfig(PreTrainedConfig):
                 if names.count(name) > 1
             }
             logger.warning(
-                f"`id2label` has several labels of one name: {repeated}. Names cannot tell them apart: in "
-                "`label2id`, the masks of a pipeline, the figures of an evaluation. Rename them."
+                f"`id2label` has several labels of one name, {repeated}, which `label2id`, the masks of a pipeline "
+                "and the figures of an evaluation cannot tell apart. Rename them."
             )
         # Numbers may be strings, as in the keys of `id2label` in JSON.
         elif self.label2id and {name: int(index) for name, index in self.label2id.items()} != label2id:

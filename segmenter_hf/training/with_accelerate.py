@@ -98,7 +98,9 @@ class AccelerateArguments:
     dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that make samples."})
     use_cpu: bool = field(default=False, metadata={"help": "Whether to leave accelerators alone."})
     with_tracking: bool = field(default=False, metadata={"help": "Whether to log to trackers."})
-    report_to: str = field(default="all", metadata={"help": "Which, with --with_tracking: tensorboard, trackio..."})
+    report_to: list[str] | str = field(
+        default_factory=lambda: ["all"], metadata={"help": "Which, with --with_tracking: tensorboard, trackio..."}
+    )
     push_to_hub: bool = field(default=False, metadata={"help": "Whether to push model, figures and card at the end."})
     hub_model_id: str | None = field(
         default=None, metadata={"help": "Repository to push to. Default: by --output_dir."}
@@ -120,8 +122,10 @@ class AccelerateArguments:
         if str(getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)) in MEASURED:
             raise ValueError(f"--lr_scheduler_type {self.lr_scheduler_type} needs the script with `Trainer`.")
         check_schedule(optimizer, self)
-        if self.with_tracking and self.report_to != "all":
-            check_trackers([self.report_to], LoggerType.list(), [str(each) for each in get_available_trackers()])
+        # In a file it may be a single one.
+        self.report_to = [self.report_to] if isinstance(self.report_to, str) else self.report_to
+        if self.with_tracking and self.report_to != ["all"]:
+            check_trackers(self.report_to, LoggerType.list(), [str(each) for each in get_available_trackers()])
 
 
 def make_optimizer(model: torch.nn.Module, args: AccelerateArguments) -> torch.optim.Optimizer:

@@ -8,7 +8,7 @@ from segmenter_hf import SegmenterImageProcessorPil
 from segmenter_hf.conversion.released import RELEASED
 from segmenter_hf.evaluation.protocol import MULTI_SCALES
 from segmenter_hf.hub.result_protocol import ResultProtocol
-from segmenter_hf.hub.results import published_results
+from segmenter_hf.hub.results import PUBLISHED_SCALES, published_results
 from segmenter_hf.hub.results_text import describe_input
 
 from .evaluations import PROCESSOR_SETTINGS
@@ -24,7 +24,8 @@ def test_protocol_is_that_of_the_image_processor(single, several):
     assert describe_input(own) == describe_input(protocol)
 
     protocol = ResultProtocol.from_evaluation(several["protocol"])
-    assert protocol.is_multi_scale and protocol.scales == MULTI_SCALES and protocol.dtype == "bfloat16"
+    assert protocol.is_multi_scale and protocol.dtype == "bfloat16"
+    assert protocol.scales == MULTI_SCALES == PUBLISHED_SCALES
 
 
 @pytest.mark.parametrize(

@@ -120,8 +120,6 @@ def unbroken(dataset, tmp_path_factory):
         0.2,
         "--class_balance",
         0.5,
-        "--label_smoothing_factor",
-        0.1,
     )
     return folder
 
@@ -129,7 +127,7 @@ def unbroken(dataset, tmp_path_factory):
 @pytest.mark.slow
 def test_trains_evaluates_and_saves_a_model_that_works(unbroken, dataset, tmp_path):
     metrics = json.loads((unbroken / "all_results.json").read_text(encoding="utf-8"))
-    assert metrics["eval_mean_iou"] > 0.5, "bright and dark are learnt"
+    assert metrics["eval_mean_iou"] > 0.6, "bright and dark are learnt"
     assert {"eval_iou/dark", "eval_iou/bright", "eval_loss", "train_loss"} <= metrics.keys()
     losses = losses_of(unbroken)
     assert len(losses) == 40
@@ -182,8 +180,6 @@ def test_killed_and_resumed_runs_end_with_the_same_weights(kind, dataset, unbrok
         0.2,
         "--class_balance",
         0.5,
-        "--label_smoothing_factor",
-        0.1,
         NAMES[kind]["save"],
         4,
     ]
@@ -258,8 +254,9 @@ def test_two_processes_are_one_with_the_same_batch(kind, launcher, dataset, one_
 
 @pytest.mark.slow
 def test_the_loop_gives_the_weights_of_trainer(dataset, one_process, tmp_path):
-    """To the last bit, with stochastic depth and with an epoch's last step of fewer batches."""
+    """To the last bit, with stochastic depth, smoothed labels, and an epoch's last step of fewer batches."""
     arguments = ["--drop_path_rate", 0.3, "--max_train_samples", 10, "--gradient_accumulation_steps", 2]
+    arguments += ["--label_smoothing_factor", 0.1, "--class_balance", 0.5]
     run("trainer", dataset, tmp_path / "trainer", 8, *arguments, "--save_strategy", "no")
     no_checkpoints = ["--checkpointing_steps", "no", "--eval_steps", 3]
     run("accelerate", dataset, tmp_path / "accelerate", 8, *arguments, *no_checkpoints)
