@@ -12,7 +12,7 @@ import torch
 import torch.distributed
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import BaseImageProcessor, BatchFeature
+from transformers import BaseImageProcessor, BatchFeature, PreTrainedConfig
 from transformers.image_utils import SizeDict
 
 from ..data.examples import ExampleError, ExampleReader
@@ -82,9 +82,10 @@ def evaluate_sliding_window(
         raise ValueError("There are no examples to evaluate on.")
     rank, num_processes = _rank_and_number_of_processes()
     feed = WindowFeed(model, window_batch_size, autocast_dtype)
-    ignore_index = model.config.semantic_loss_ignore_index
+    config = config_of(model)
+    ignore_index = config.semantic_loss_ignore_index
     # A single logit tells two labels apart.
-    metric = MeanIoU(max(2, model.config.num_labels), ignore_index, exclude=exclude)
+    metric = MeanIoU(max(2, config.num_labels), ignore_index, exclude=exclude)
     losses, num_pixels, broken = [], 0, None
     was_training = model.training
     model.eval()
@@ -267,7 +268,7 @@ class WindowFeed:
     def __call__(self, inputs: Mapping[str, torch.Tensor]) -> Fed:
         """Feeds `pixel_values`, and `labels` if there are any, of the windows of one image."""
         inputs = {name: value.to(self.device) for name, value in inputs.items()}
-        ignore_index = self.model.config.semantic_loss_ignore_index
+        ignore_index = config_of(self.model).semantic_loss_ignore_index
         batches = [
             {name: value[start : start + self.window_batch_size] for name, value in inputs.items()}
             for start in range(0, len(inputs["pixel_values"]), self.window_batch_size)
@@ -291,7 +292,7 @@ class WindowFeed:
         if not self.is_lockstep:
             return
         size = image_processor.crop_size
-        pixel_values = torch.zeros(1, self.model.config.num_channels, size.height, size.width, device=self.device)
+        pixel_values = torch.zeros(1, config_of(self.model).num_channels, size.height, size.width, device=self.device)
         for _ in range(num_passes):
             for _ in range(self._agree_on_more(0)):
                 self._forward({"pixel_values": pixel_values})
@@ -307,6 +308,11 @@ class WindowFeed:
         largest = torch.tensor(number, device=self.device)
         torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
         return largest.item() - number
+
+
+def config_of(model: nn.Module) -> PreTrainedConfig:
+    """The config of a model, also of a wrapped one: what DeepSpeed wraps around it has a `config` of its own."""
+    return getattr(model, "module", model).config
 
 
 def is_sharded(model: nn.Module) -> bool:

@@ -200,11 +200,13 @@ class Loop:
             collate_fn=default_data_collator,
             num_workers=args.dataloader_num_workers,
         )
-        self.loader = accelerator.prepare(loader)
+        # Together, since DeepSpeed takes the batch size from the loader.
+        self.model, self.optimizer, self.loader = accelerator.prepare(
+            setup.model, make_optimizer(setup.model, args), loader
+        )
         self.batches_per_epoch = len(self.loader)
         self.steps_per_epoch = math.ceil(self.batches_per_epoch / args.gradient_accumulation_steps)
         self.max_steps = args.max_train_steps or math.ceil(args.num_train_epochs * self.steps_per_epoch)
-        self.model, self.optimizer = accelerator.prepare(setup.model, make_optimizer(setup.model, args))
         # Not prepared: accelerate would make as many steps at once as there are processes.
         warmup_steps = args.num_warmup_steps
         self.scheduler = get_scheduler(

@@ -321,6 +321,22 @@ def test_scores_without_a_value_are_no_result(value, multi_scale, model, image_p
     assert not caplog.records, "the error says it"
 
 
+def test_a_wrapper_with_a_config_of_its_own(model, image_processor, examples):
+    """As DeepSpeed's, whose `config` is a dictionary of its settings."""
+
+    class Engine(torch.nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            self.module, self.config = module, {"train_batch_size": 2}
+
+        def forward(self, *args, **kwargs):
+            return self.module(*args, **kwargs)
+
+    expected = evaluate_sliding_window(model, image_processor, examples)
+    results = evaluate_sliding_window(Engine(model), image_processor, examples)
+    assert (results["mean_iou"], results["loss"]) == (expected["mean_iou"], expected["loss"])
+
+
 def test_bfloat16_is_close(model, image_processor, examples):
     expected = evaluate_sliding_window(model, image_processor, examples)
     results = evaluate_sliding_window(model, image_processor, examples, autocast_dtype=torch.bfloat16)

@@ -8,7 +8,6 @@ accelerate shards models over accelerators only. Here each process takes the CPU
 import runpy
 import sys
 
-import torch.distributed
 from accelerate import DistributedType
 from accelerate.state import PartialState
 
@@ -16,12 +15,7 @@ from accelerate.state import PartialState
 def main():
     PartialState._prepare_backend = lambda *args, **kwargs: ("gloo", DistributedType.MULTI_GPU)
     del sys.argv[0]
-    try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
-    finally:
-        if torch.distributed.is_initialized():
-            # Threads of gloo that are left may keep the interpreter from ending.
-            torch.distributed.destroy_process_group()
+    runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 if __name__ == "__main__":
