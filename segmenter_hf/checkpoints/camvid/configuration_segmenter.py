@@ -154,11 +154,12 @@ class SegmenterConfig(PreTrainedConfig):
                 "and the figures of an evaluation cannot tell apart. Rename them."
             )
         # Numbers may be strings, as in the keys of `id2label` in JSON.
-        elif self.label2id and {name: int(index) for name, index in self.label2id.items()} != label2id:
-            if len(self.label2id) == len(label2id):
-                logger.warning(
-                    f"`label2id` is not what `id2label` says, which counts: {self.label2id} becomes {label2id}."
-                )
+        elif self.label2id and {name: int(index) for name, index in self.label2id.items()} == label2id:
+            return
+        elif self.label2id and len(self.label2id) == len(label2id):
+            logger.warning(
+                f"`label2id` is not what `id2label` says, which counts: {self.label2id} becomes {label2id}."
+            )
         self.label2id = label2id
 
     @property
