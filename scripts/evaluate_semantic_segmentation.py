@@ -21,6 +21,7 @@ from pathlib import Path
 try:
     from segmenter_hf import default_checkpoint
     from segmenter_hf.command_line import run
+    from segmenter_hf.processes import leave
 # While torch is loaded, which takes seconds. What else takes long, or may be missing, is imported in functions.
 except KeyboardInterrupt:
     print("evaluate_semantic_segmentation.py: interrupted.", file=sys.stderr)
@@ -105,4 +106,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

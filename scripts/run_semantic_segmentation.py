@@ -20,6 +20,7 @@ import sys
 
 try:
     from segmenter_hf.command_line import run
+    from segmenter_hf.processes import leave
 # While torch is loaded, which takes seconds. What else takes long, or may be missing, is imported in functions.
 except KeyboardInterrupt:
     print("run_semantic_segmentation.py: interrupted.", file=sys.stderr)
@@ -41,4 +42,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,7 +1,10 @@
 """Processes that work on one thing: that all which were started see each other, and how they part."""
 
+import atexit
 import gc
 import os
+import sys
+from typing import NoReturn
 
 import torch
 import torch.distributed
@@ -9,6 +12,8 @@ import torch.distributed
 
 # In the order in which accelerate asks for them: of torchrun, and of implementations of MPI.
 SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+# Whether this process was connected with others, and is no more.
+has_parted = False
 REMEDY = "Start them with `torchrun --nproc_per_node NUMBER`."
 
 
@@ -115,9 +120,10 @@ def is_lost_connection(error: BaseException) -> bool:
 
 def part():
     """
-    Ends the connection of this process with the others, if there is one: the threads that serve it, were they alive
-    when the interpreter ends, could abort it. All processes should have done what they do together.
+    Ends the connection of this process with the others, if there is one. All processes should have done what they do
+    together. What else holds the connection, such as sharded models, keeps its threads alive: see [`leave`].
     """
+    global has_parted
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
     from accelerate import PartialState
@@ -125,6 +131,22 @@ def part():
     PartialState().destroy_process_group()
     # Models that were wrapped hold it too, in cycles.
     gc.collect()
+    has_parted = True
+
+
+def leave(exit_code: int) -> NoReturn:
+    """
+    Ends this process, as `sys.exit` does. Where it was connected with others, it does not take the interpreter down:
+    threads of gloo and of autograd that are alive then abort the process now and then, after its work is done
+    ("terminate called without an active exception"), and the launcher kills the others for it.
+    """
+    if not has_parted:
+        sys.exit(exit_code)
+    # What would have been done at the end: trackers finish, temporary folders are removed.
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
 
 
 __all__ = [
@@ -134,5 +156,6 @@ __all__ = [
     "count_started",
     "is_first",
     "is_lost_connection",
+    "leave",
     "part",
 ]

@@ -1,6 +1,8 @@
 """What launchers leave in the environment, and what comes of it."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -103,3 +105,36 @@ def test_processes_that_do_not_see_each_other_are_refused(launch):
     launch(WORLD_SIZE="1", OMPI_COMM_WORLD_SIZE="3")
     with pytest.raises(ProcessesError, match="3 processes were started.*unset OMPI_COMM_WORLD_SIZE"):
         check_connected(1)
+
+
+LEAVE = """
+import atexit, sys, threading, time
+import torch.distributed
+from segmenter_hf import processes
+
+atexit.register(print, "done at the end", end="")
+if sys.argv[1] == "connected":
+    torch.distributed.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=0, world_size=1)
+    processes.part()
+    assert not torch.distributed.is_initialized()
+
+
+class Interpreter:
+    # Where the interpreter is taken down, what it holds is.
+    def __del__(self):
+        print(" and taken down", end="")
+
+
+kept = Interpreter()
+processes.leave(3)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("alone", "done at the end and taken down"), ("connected", "done at the end")]
+)
+def test_processes_that_were_connected_end_without_taking_the_interpreter_down(kind, said, tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", LEAVE, kind, str(tmp_path / "meeting")], capture_output=True, text=True
+    )
+    assert (result.returncode, result.stdout) == (3, said), result.stderr
