@@ -2,16 +2,22 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from segmenter_hf import SegmenterImageProcessorPil
 from segmenter_hf.data.labels import load_label_set
-from segmenter_hf.visualization import distinct_colours, draw_comparison, draw_overlay, palette_for
+from segmenter_hf.visualization import distinct_colours, draw_comparison, draw_overlay, make_photo, palette_for
+
+from .data.datasets_on_disk import make_image
 
 
 def test_palette_is_the_label_sets_own_where_the_names_are():
     cityscapes = load_label_set("cityscapes")
     assert palette_for(cityscapes.id2label) == list(cityscapes.palette)
     assert palette_for({0: "road", 1: "sidewalk"}) == distinct_colours(2)
+    # As JSON has them, where "10" is before "2".
+    assert palette_for({str(label): name for label, name in cityscapes.id2label.items()}) == list(cityscapes.palette)
 
 
 @pytest.mark.parametrize("number", [1, 2, 11, 150])
@@ -61,6 +67,79 @@ def test_only_labels_that_occur_are_in_the_legend():
     colours = distinct_colours(3)
     assert (legend == colours[2]).all(-1).any()
     assert not (legend == colours[0]).all(-1).any()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "CMYK"])
+def test_photos_for_rgb_models_are_those_of_pillow(mode):
+    photo = make_image().convert(mode)
+    assert np.array_equal(make_photo(photo, SegmenterImageProcessorPil()), photo.convert("RGB"))
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_photos_of_any_type_and_bands(bands, dtype):
+    """The first three bands as red, green and blue, or the first as grey, as bright as the model sees them."""
+    values = np.random.default_rng(0).integers(0, 256, (20, 30, bands), dtype=np.uint8)
+    means = {"image_mean": [0.5] * bands, "image_std": [0.5] * bands}
+    image_processor = SegmenterImageProcessorPil(do_convert_rgb=False, max_value=1023, **means)
+    pixels = np.round(values * (1023 / 255)).astype(dtype) if dtype is np.uint16 else values.astype(dtype)
+    photo = make_photo(pixels, image_processor)
+    assert photo.mode == "RGB"
+    assert np.array_equal(np.asarray(photo), values[..., :3] if bands >= 3 else values[..., :1].repeat(3, axis=-1))
+    if dtype is np.float32:
+        image_processor.do_rescale = False
+        assert np.array_equal(make_photo(pixels / 255, image_processor), photo)
+
+
+def test_overlay_leaves_pixels_without_a_label_as_they_are():
+    photo = make_image()
+    segmentation = np.full((photo.height, photo.width), 255, dtype=np.uint8)
+    segmentation[:, :5] = 1
+    overlay = np.asarray(draw_overlay(photo, segmentation, {0: "a", 1: "b"}, opacity=1.0))
+    assert np.array_equal(overlay[:, 5 : photo.width], np.asarray(photo)[:, 5:])
+    assert (overlay[:, :5] == distinct_colours(2)[1]).all()
+    assert draw_overlay(photo, segmentation * 0 + 255, {0: "a"}).size >= photo.size, "also where there are none"
+    other = np.asarray(draw_overlay(photo, np.where(segmentation == 255, 7, 1), {0: "a", 1: "b"}, 1.0, ignore_index=7))
+    assert np.array_equal(other, overlay)
+    # Of many labels, 255 is one too.
+    id2label = dict.fromkeys(range(300), "name")
+    named = np.asarray(draw_overlay(photo, np.full_like(segmentation, 255), id2label, opacity=1.0))
+    assert (named[:, : photo.width] == distinct_colours(300)[255]).all()
+
+
+def test_overlay_takes_what_the_image_processor_takes_and_gives(tmp_path):
+    photo = make_image()
+    pixels = np.asarray(photo)
+    segmentation = np.arange(photo.height * photo.width, dtype=np.uint8).reshape(pixels.shape[:2]) % 3
+    id2label = {0: "a", 1: "b", 2: "c"}
+    expected = draw_overlay(photo, segmentation, id2label)
+    photo.save(tmp_path / "photo.png")
+    Image.fromarray(segmentation).save(tmp_path / "map.png")
+    for image in (
+        pixels,
+        torch.from_numpy(pixels.copy()).permute(2, 0, 1),
+        pixels.astype(np.uint16) * 257,
+        pixels.astype(np.float32),
+        tmp_path / "photo.png",
+        str(tmp_path / "photo.png"),
+    ):
+        assert draw_overlay(image, segmentation, id2label) == expected
+    for label_map in (torch.from_numpy(segmentation).long(), Image.fromarray(segmentation), tmp_path / "map.png"):
+        assert draw_overlay(photo, label_map, id2label) == expected
+    # As JSON has them.
+    assert draw_overlay(photo, segmentation, {"0": "a", "1": "b", "2": "c"}) == expected
+    arguments = (segmentation, 2 - segmentation)
+    picture = draw_comparison(photo, *arguments, id2label)
+    assert draw_comparison(pixels, *map(torch.from_numpy, arguments), {"0": "a", "1": "b", "2": "c"}) == picture
+
+
+@pytest.mark.parametrize("label, got", [(2, "2"), (254, "254"), (-1, "-1"), (0.5, "0.5")])
+def test_labels_without_a_name_are_refused(label, got):
+    photo, labels = Image.new("RGB", (30, 20)), np.full((20, 30), label)
+    with pytest.raises(ValueError, match=f"`segmentation` must hold .* got {got}"):
+        draw_overlay(photo, labels, {0: "a", 1: "b"})
+    with pytest.raises(ValueError, match=f"`prediction` must hold .* got {got}"):
+        draw_comparison(photo, np.zeros((20, 30), dtype=int), labels, {0: "a", 1: "b"})
 
 
 def test_map_of_another_size_is_refused():

@@ -1,6 +1,7 @@
 """Label names and palettes of the data sets that released checkpoints, and the shipped one, were trained on."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,4 +62,9 @@ def load_label_set(name: str) -> LabelSet:
     return LabelSet(name=name, names=names, palette=tuple(tuple(colour) for colour in stored["palette"]))
 
 
-__all__ = ["LABEL_SETS", "LabelSet", "load_label_set"]
+def with_integer_keys(id2label: Mapping[int | str, str]) -> dict[int, str]:
+    """Names of labels, of which JSON makes the labels strings."""
+    return {int(label): name for label, name in id2label.items()}
+
+
+__all__ = ["LABEL_SETS", "LabelSet", "load_label_set", "with_integer_keys"]

@@ -5,11 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
-from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, BaseImageProcessor, PreTrainedModel
 
 from ..data.checks import check_splits
@@ -18,7 +16,7 @@ from ..data.loading import SegmentationData, load_segmentation_data
 from ..image_processing_pil_segmenter import SegmenterImageProcessingMixin, reduce_labels, to_labels
 from ..outputs import check_output_dir, check_output_file, refuse_unwritable, replacing_file
 from ..processes import check_connected, check_launch
-from ..visualization import draw_comparison
+from ..visualization import draw_comparison, make_photo
 from .protocol import NonFiniteScoresError, WorstCases, evaluate_sliding_window
 from .results import fingerprint, make_results, write_results
 
@@ -246,15 +244,6 @@ def find_classes(names: list[str], id2label: dict[int, str]) -> list[int]:
     if len(excluded) == len(id2label):
         raise EvaluationError(f"--exclude_classes must leave some of the {len(id2label)} labels, got all of them.")
     return excluded
-
-
-def make_photo(image: Image.Image | np.ndarray, image_processor: SegmenterImageProcessingMixin) -> Image.Image:
-    """An image as it is read, to be looked at: the first three bands as RGB, or the first as grey."""
-    pixels = image_processor.process_image(image, do_convert_rgb=image_processor.do_convert_rgb)
-    if pixels.is_floating_point():
-        pixels = (pixels * (1 if image_processor.do_rescale else 255)).round().clamp(0, 255).to(torch.uint8)
-    pixels = pixels[:3] if len(pixels) >= 3 else pixels[:1].expand(3, -1, -1)
-    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
 
 
 def draw_worst_cases(

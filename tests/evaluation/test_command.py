@@ -5,23 +5,21 @@ import os
 import runpy
 from argparse import Namespace
 
-import numpy as np
 import pytest
 import torch
 
-from segmenter_hf import SegmenterForSemanticSegmentation, SegmenterImageProcessor, SegmenterImageProcessorPil
+from segmenter_hf import SegmenterForSemanticSegmentation, SegmenterImageProcessor
 from segmenter_hf.evaluation.command import (
     EvaluationError,
     check_arguments,
     check_outputs,
     find_classes,
     find_device,
-    make_photo,
 )
 from segmenter_hf.outputs import OutputError
 
 from ..common import REPOSITORY, tiny_config
-from ..data.datasets_on_disk import make_image, write_pairs
+from ..data.datasets_on_disk import write_pairs
 
 
 ID2LABEL = {0: "sky", 1: "road", 2: "0"}
@@ -51,28 +49,6 @@ def test_outputs_are_probed_and_nothing_is_left(tmp_path):
     ):
         with pytest.raises(OutputError, match=message):
             check_outputs(Namespace(**(fine | changes)))
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "P", "CMYK"])
-def test_photos_for_rgb_models_are_those_of_pillow(mode):
-    photo = make_image().convert(mode)
-    assert np.array_equal(make_photo(photo, SegmenterImageProcessorPil()), photo.convert("RGB"))
-
-
-@pytest.mark.parametrize("bands", [1, 2, 3, 4, 7])
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-def test_photos_of_any_type_and_bands(bands, dtype):
-    """The first three bands as red, green and blue, or the first as grey, as bright as the model sees them."""
-    values = np.random.default_rng(0).integers(0, 256, (20, 30, bands), dtype=np.uint8)
-    means = {"image_mean": [0.5] * bands, "image_std": [0.5] * bands}
-    image_processor = SegmenterImageProcessorPil(do_convert_rgb=False, max_value=1023, **means)
-    pixels = np.round(values * (1023 / 255)).astype(dtype) if dtype is np.uint16 else values.astype(dtype)
-    photo = make_photo(pixels, image_processor)
-    assert photo.mode == "RGB"
-    assert np.array_equal(np.asarray(photo), values[..., :3] if bands >= 3 else values[..., :1].repeat(3, axis=-1))
-    if dtype is np.float32:
-        image_processor.do_rescale = False
-        assert np.array_equal(make_photo(pixels / 255, image_processor), photo)
 
 
 def test_devices():
