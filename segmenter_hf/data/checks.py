@@ -20,6 +20,7 @@ from .columns import is_array_feature
 from .examples import EXAMPLE_ERRORS, ExampleFile, ExampleReader, require_length, row_name
 from .findings import Finding, FindingCollector
 from .image_findings import ImageFindingCollector
+from .labels import with_integer_keys
 from .loading import array_to_image
 
 
@@ -68,10 +69,11 @@ class LabelReport:
         """
         _conclude([self])
 
-    def format_shares(self, id2label: dict[int, str] | None = None) -> str:
+    def format_shares(self, id2label: Mapping[int | str, str] | None = None) -> str:
         """A line for each label, with its share of all pixels, and one for those that are ignored."""
         total = max(1, int(self.pixel_counts.sum()) + self.num_ignored)
-        names = [(id2label or {}).get(index, f"label {index}") for index in range(len(self.pixel_counts))]
+        id2label = with_integer_keys(id2label or {})
+        names = [id2label.get(index, f"label {index}") for index in range(len(self.pixel_counts))]
         rows = [*zip(names, self.pixel_counts, strict=True), ("(ignored)", self.num_ignored)]
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}} {count / total:8.3%}" for name, count in rows)
@@ -79,7 +81,7 @@ class LabelReport:
 
 def check_splits(
     splits: Mapping[str, Dataset],
-    id2label: dict[int, str],
+    id2label: Mapping[int | str, str],
     *,
     image_column: str = "image",
     annotation_column: str = "annotation",
@@ -96,7 +98,7 @@ def check_splits(
 
     Args:
         splits (`Mapping[str, Dataset]`): Name to split, such as `{"train": ..., "validation": ...}`.
-        id2label (`dict[int, str]`): The name of each label.
+        id2label (`Mapping[int | str, str]`): The name of each label.
 
     The others are those of [`check_labels`].
 
@@ -109,7 +111,7 @@ def check_splits(
     if not isinstance(splits, Mapping):
         require_length(splits)
         raise ValueError('Expected splits by their names, such as {"train": dataset}, got a ' + type(splits).__name__)
-    reports = {}
+    id2label, reports = with_integer_keys(id2label), {}
     for name, split in splits.items():
         reports[name] = report = check_labels(
             split,
@@ -149,7 +151,7 @@ def check_labels(
     ignore_index: int = 255,
     do_reduce_labels: bool = False,
     image_processor: SegmenterImageProcessingMixin | None = None,
-    id2label: dict[int, str] | None = None,
+    id2label: Mapping[int | str, str] | None = None,
     sample_size: int | None = 200,
     seed: int = 0,
     split: str = "train",
@@ -169,7 +171,7 @@ def check_labels(
             the label, as for the image processor.
         image_processor ([`SegmenterImageProcessor`], *optional*): What images are read by, which decides on the bands
             and values that they must have. Default: one with the defaults.
-        id2label (`dict[int, str]`, *optional*): The names of labels, for messages.
+        id2label (`Mapping[int | str, str]`, *optional*): The names of labels, for messages.
         sample_size (`int`, *optional*, defaults to 200): How many label maps to look at; `None` for all.
         seed (`int`, *optional*, defaults to 0): Draws which: the same ones each time.
         split (`str`, *optional*, defaults to `"train"`): Name of the split, for messages.
@@ -225,7 +227,7 @@ def check_labels(
         image_file = collector.add(image, annotation)
         if image_file is not None:
             images.add(image.name, image_file)
-    findings = collector.conclude(id2label or {}, len(rows), len(dataset)) + images.conclude()
+    findings = collector.conclude(with_integer_keys(id2label or {}), len(rows), len(dataset)) + images.conclude()
     findings.sort(key=lambda finding: not finding.is_error)
     return LabelReport(split, len(rows), len(dataset), collector.pixel_counts, int(collector.num_ignored), findings)
 

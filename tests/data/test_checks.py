@@ -44,6 +44,16 @@ def test_shares():
     assert report.format_shares().splitlines()[0] == "label 0    25.000%"
 
 
+def test_names_by_strings_as_json_has_them():
+    split, names = make_split((0, 1, 255)), {str(label): name for label, name in NAMES.items()}
+    report = check_splits({"train": split}, names)["train"]
+    assert report.format_shares(names) == report.format_shares(NAMES)
+    assert [str(each) for each in report.findings] == [
+        str(each) for each in check_labels(split, 3, id2label=NAMES).findings
+    ]
+    assert "2 (car)" in report.findings[0].problem
+
+
 def test_reduction_is_that_of_the_image_processor():
     label_map = make_label_map((0, 1, 2, 3, 255))
     report = check_labels(make_split(label_map), 3, do_reduce_labels=True)
