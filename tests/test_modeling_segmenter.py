@@ -878,6 +878,10 @@ def test_incomplete_weights_are_refused(tmp_path):
     for model_class in (SegmenterModel, SegmenterForSemanticSegmentation):
         with pytest.raises(ValueError, match="left over are net.*another model, or their names have a prefix"):
             model_class.from_pretrained(None, config=model.config, state_dict=others)
+        # Nothing of them is a Segmenter's.
+        with pytest.raises(ValueError, match="left over are blocks.0.attn.qkv.bias, .* and 1 more. They are those of"):
+            foreign = ("blocks.0.attn.qkv.weight", "blocks.0.attn.qkv.bias", "head.weight", "head.bias")
+            model_class.from_pretrained(None, config=model.config, state_dict=dict.fromkeys(foreign, torch.ones(5)))
     # What is beside the model does not matter to it.
     extended = {**weights, "criterion.weight": torch.ones(5)}
     loaded = SegmenterForSemanticSegmentation.from_pretrained(None, config=model.config, state_dict=extended)

@@ -259,8 +259,9 @@ def linear_drop_path_rates(last_rate: float, num_layers: int) -> list[float]:
 
 
 def list_names(names: set[str]) -> str:
-    """The first few of many names."""
-    return ", ".join([*sorted(names)[:3], *(["..."] if len(names) > 3 else [])]) or "none"
+    """The first few of many names, and how many more there are."""
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(sorted(names)[:3]) + rest or "none"
 
 
 class SegmenterPreTrainedModel(PreTrainedModel):
@@ -301,9 +302,8 @@ class SegmenterPreTrainedModel(PreTrainedModel):
                 the fields of the config that decide on them.
         """
         expected = set(self.state_dict())
-        # As the library has it, a model of which the files have nothing is new.
-        endings = tuple(name.removeprefix(f"{self.base_model_prefix}.") for name in expected)
-        if expected <= missing and not any(name.endswith(endings) for name in unexpected):
+        # As the library has it, a model is new where there are no weights of any: those have names of several parts.
+        if expected <= missing and not any("." in name for name in unexpected):
             return
         modules = {name for name, _ in self.base_model.named_children()}
 
