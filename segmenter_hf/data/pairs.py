@@ -145,7 +145,11 @@ def _find_splits_inside(sides: tuple[Path, Path]) -> dict[str, tuple[Path, Path]
     for name in tests if len(names) > len(tests) else []:
         logger.info("%s is left out: there are no label maps for it.", images[name])
         names.remove(name)
-    return {name: (images.get(name, sides[0] / name), annotations.get(name, sides[1] / name)) for name in names}
+    splits = {}
+    for name in names:
+        folder = (images.get(name) or annotations[name]).name
+        splits[name] = images.get(name, sides[0] / folder), annotations.get(name, sides[1] / folder)
+    return splits
 
 
 def _by_split(folders: Mapping[Path, Any]) -> dict[str, Any]:
@@ -177,10 +181,16 @@ def _explain_unknown(folder: Path, unknown: list[str], alike: list[str]) -> str:
     remedy = ""
     if named:
         remedy = f" If {', '.join(named)} should be part of a split, find a name that does not look like one."
+    flags = [
+        f"--{split}_split {name}"
+        for split in ("train", "validation")
+        for name in [each for each in unknown if similar_split(each) == split][:1]
+    ]
+    example = f" (as in {' '.join(flags)})" if flags else ""
     return (
         f"{folder} has folders of splits, of which these have names that do not say which: {', '.join(unknown)}. Name "
-        f"those to use with --train_split and --validation_split (as in --train_split {unknown[0]}), rename them to "
-        f"train, validation or test, or move them elsewhere.{remedy}"
+        f"those to use with --train_split and --validation_split{example}, rename them to train, validation or test, "
+        f"or move them elsewhere.{remedy}"
     )
 
 
@@ -220,7 +230,9 @@ def match_files(images: str | Path, annotations: str | Path) -> list[tuple[Path,
     """
     folders = [Path(images), Path(annotations)]
     files = [_list_files(folder) for folder in folders]
-    for folder, names in zip(folders, files, strict=True):
+    for folder, names, other in zip(folders, files, folders[::-1], strict=True):
+        if not folder.is_dir():
+            raise ValueError(f"There is no folder {folder} to go with {other}. Add it, or move the other elsewhere.")
         if not names:
             raise ValueError(
                 f"{folder} has no image files (of the types {', '.join(sorted(SUFFIXES))}). Add them, or remove the "

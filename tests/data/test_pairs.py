@@ -175,6 +175,17 @@ def test_files_without_partner_are_named(tmp_path):
         find_pairs(tmp_path)
 
 
+def test_folders_without_partner_are_named(tmp_path):
+    write_pairs(tmp_path, "images/train", "annotations/train")
+    save(make_image(), tmp_path / "images" / "valid" / "0.jpg")
+    message = r"no folder \S*annotations/valid to go with \S*images/valid\. Add it, or move the other elsewhere"
+    with pytest.raises(ValueError, match=message):
+        find_pairs(tmp_path)
+    (tmp_path / "images" / "valid").rename(tmp_path / "annotations" / "valid")
+    with pytest.raises(ValueError, match=r"no folder \S*images/valid to go with \S*annotations/valid"):
+        find_pairs(tmp_path)
+
+
 def test_names_that_occur_twice_are_refused(tmp_path):
     write_pairs(tmp_path, "images", "annotations")
     Image.new("RGB", (60, 40)).save(tmp_path / "images" / "0.png")
@@ -212,24 +223,32 @@ def sizes_of(splits):
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize(
-    ("names", "unknown"),
+    ("names", "unknown", "example"),
     [
-        (("train2017", "val2017"), "train2017, val2017"),
-        (("train_set", "val_set"), "train_set, val_set"),
-        (("trn", "val"), "trn"),
-        (("train", "valset"), "valset"),
-        (("train", "val", "extra"), "extra"),
-        (("MyTrain", "MyTest"), "MyTest, MyTrain"),
-        (("berlin", "test-2019"), "berlin, test-2019"),
-        (("train2017",), "train2017"),
+        (
+            ("train2017", "val2017"),
+            "train2017, val2017",
+            " (as in --train_split train2017 --validation_split val2017)",
+        ),
+        (
+            ("train_set", "val_set"),
+            "train_set, val_set",
+            " (as in --train_split train_set --validation_split val_set)",
+        ),
+        (("trn", "val"), "trn", " (as in --train_split trn)"),
+        (("train", "valset"), "valset", " (as in --validation_split valset)"),
+        (("train", "val", "extra"), "extra", ""),
+        (("MyTrain", "MyTest"), "MyTest, MyTrain", " (as in --train_split MyTrain)"),
+        (("berlin", "test-2019"), "berlin, test-2019", ""),
+        (("train2017",), "train2017", " (as in --train_split train2017)"),
     ],
 )
-def test_splits_whose_names_do_not_say_which_are_refused(tmp_path, order, names, unknown):
+def test_splits_whose_names_do_not_say_which_are_refused(tmp_path, order, names, unknown, example):
     """They are neither merged into one split nor left out."""
     write_folders(tmp_path, order, *names)
     with pytest.raises(ValueError, match=rf"names that do not say which: {unknown}\. Name .*--train_split") as error:
         find_pairs(tmp_path)
-    assert f"as in --train_split {unknown.split(', ')[0]})" in str(error.value)
+    assert f"--train_split and --validation_split{example}, rename them" in str(error.value)
     assert sizes_of(find_pairs(tmp_path, names)) == {
         canonical_split(name): number for number, name in enumerate(names, 1)
     }
