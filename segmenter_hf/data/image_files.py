@@ -76,6 +76,8 @@ def read_image_file(source: bytes | str | Path, with_pixels: bool = True, all_ba
             file_format = "PNG" if content.startswith(PNG_SIGNATURE) else "TIFF"
             return ImageFile(height, width, bands.orientation, file_format, bands.num_frames, bands.pixels)
         with PILImage.open(io.BytesIO(content)) as image:
+            if image.format == "EPS":
+                raise UnreadableImageError("it is PostScript, a program, which would be run to see what it draws")
             file_format, num_frames = image.format, count_frames(image, content)
             # To look for an orientation that may come behind them, Pillow would decode the pixels.
             has_exif = file_format != "PNG" or any(mark in content for mark in PNG_EXIF)

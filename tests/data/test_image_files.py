@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import pytest
 from datasets import Image as ImageFeature
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from segmenter_hf.data.image_files import UnreadableImageError, read_image_file
 from tests.data.datasets_on_disk import make_image, make_label_map
@@ -90,6 +90,14 @@ def test_what_cannot_be_read(tmp_path):
             read_image_file(source)
     # Only the pixels are incomplete.
     assert read_image_file(complete[: len(complete) // 2], with_pixels=False).width == 60
+
+
+def test_programs_are_not_run(monkeypatch):
+    """Whatever the name of the file, Pillow has Ghostscript run it, where that is installed."""
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("It was run."))
+    for with_pixels in (True, False):
+        with pytest.raises(UnreadableImageError, match="it is PostScript, a program"):
+            read_image_file(encode(make_image(), "EPS"), with_pixels)
 
 
 @pytest.mark.filterwarnings("ignore")
