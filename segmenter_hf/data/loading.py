@@ -284,7 +284,8 @@ def _load_folder(
                 f"{path} has neither parquet files, nor images and label maps in one of these layouts:\n{LAYOUTS}\n"
                 "The downloads of Cityscapes and Pascal Context have others: scripts/prepare_dataset.py reads them."
             )
-    return _load_dataset(str(path), str(path), name=config_name, cache_dir=cache_dir)
+    # As `parquet`, for one, `datasets` has a module of its own.
+    return _load_dataset(str(path), str(path.absolute()), name=config_name, cache_dir=cache_dir)
 
 
 def _check_files_of_splits(path: Path, data_files: Mapping[str, Collection[str]]):

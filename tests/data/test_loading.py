@@ -103,6 +103,12 @@ def test_names_of_a_parquet_file(tmp_path, name, split):
     assert list(data.splits) == [split]
 
 
+def test_folder_that_is_called_like_a_module_of_datasets(tmp_path, monkeypatch):
+    write_dataset(tmp_path / "parquet", NAMES)
+    monkeypatch.chdir(tmp_path)
+    check(load_segmentation_data("parquet"))
+
+
 def test_parquet_of_other_programs(tmp_path):
     """Without the metadata of `datasets`: the columns are structs of bytes and path, or bytes alone."""
     rows = []
