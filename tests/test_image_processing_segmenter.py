@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from types import SimpleNamespace
 
@@ -330,6 +331,17 @@ def test_paths_of_images_and_maps(processor_class, tmp_path):
             processor(*arguments, return_tensors="pt")
 
 
+def test_paths_of_what_is_no_regular_file(processor_class, tmp_path):
+    """A pipe has no end, and a device may have none."""
+    picture(12, 17).save(tmp_path / "image.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "device.png").symlink_to(os.devnull)
+    for name in ("pipe.png", "device.png", ""):
+        for arguments in ((tmp_path / name,), (tmp_path / "image.png", tmp_path / name)):
+            with pytest.raises(ValueError, match=f"{name} is no regular file, expected that of an image"):
+                processor_class()(*arguments)
+
+
 def test_16_bits_of_a_file_are_scaled(processor_class, tmp_path):
     Image.fromarray(np.array([[0, 257], [2570, 65535]], dtype=np.uint16)).save(tmp_path / "image.png")
     values = processor_class()([str(tmp_path / "image.png")], return_tensors="pt", **ONLY_DECODE)["pixel_values"]
@@ -411,6 +423,9 @@ def test_pixels_without_a_value_are_refused(processor_class, value, tmp_path):
     # Finite in float64 only.
     with pytest.raises(ValueError, match="NaN or infinity in 72 of 72"):
         processor_class()(np.full((8, 9), 1e300), return_tensors="pt")
+    for dtype in (np.complex64, np.complex128):
+        with pytest.raises(ValueError, match="must be real numbers, got complex ones"):
+            processor_class()(array.astype(dtype), return_tensors="pt")
 
 
 def test_floats_that_look_rescaled_are_warned_of(processor_class, caplog, tmp_path):

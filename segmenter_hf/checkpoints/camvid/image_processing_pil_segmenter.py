@@ -155,9 +155,16 @@ def is_file(image: Any) -> bool:
     return isinstance(image, os.PathLike) or (isinstance(image, str) and os.path.isfile(image))
 
 
+def open_image(path: str | os.PathLike) -> Image.Image:
+    """Opens an image file, and no pipe or device, which would never end."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{path} is no regular file, expected that of an image.")
+    return Image.open(path)
+
+
 def open_map(segmentation_map: Any) -> Any:
     """The PIL image of a path to a label map, upright as its file says. Anything else is handed back."""
-    return ImageOps.exif_transpose(Image.open(segmentation_map)) if is_file(segmentation_map) else segmentation_map
+    return ImageOps.exif_transpose(open_image(segmentation_map)) if is_file(segmentation_map) else segmentation_map
 
 
 def to_tensor(image: "Image.Image | np.ndarray | torch.Tensor") -> torch.Tensor:
@@ -206,6 +213,8 @@ def to_8_bit_range(image: torch.Tensor, is_16_bit: bool, max_value: int) -> torc
     Integers of any type as uint8: booleans become 0 and 255, 16-bit values from 0 to `max_value` are scaled to 0 to
     255 and rounded, here for training, evaluation and inference alike. Floats keep their values, as float32.
     """
+    if image.is_complex():
+        raise ValueError("Pixels must be real numbers, got complex ones. Pass their absolute values or parts.")
     if image.is_floating_point():
         image = image.to(torch.float32)
         num_bad = image.numel() - image.isfinite().sum().item()
@@ -379,7 +388,7 @@ class SegmenterImageProcessingMixin:
         if patch_size is None or patch_size < 1:
             raise ValueError(f"`patch_size` must be at least 1 pixel, got {patch_size}.")
         if not isinstance(max_value, int) or not 1 <= max_value <= 65535:
-            raise ValueError(f"`max_value` must be a whole number from 1 to 65535, got {max_value}.")
+            raise ValueError(f"`max_value` must be a whole number from 1 to 65535, got {max_value!r}.")
         is_mapping = isinstance(window_stride, Mapping)
         strides = window_stride.values() if is_mapping else [window_stride]
         if (is_mapping and sorted(window_stride) != height_and_width) or not all(
@@ -387,7 +396,7 @@ class SegmenterImageProcessingMixin:
         ):
             raise ValueError(
                 f"`window_stride` must be a number of pixels, (height, width), or have the keys {height_and_width}, "
-                f"got {window_stride}."
+                f"got {window_stride!r}."
             )
         strides = get_strides(window_stride)
         if min(strides) < 1:
@@ -432,7 +441,7 @@ class SegmenterImageProcessingMixin:
             return [self.fetch_images(image) for image in images]
         if is_file(images):
             # The library's own loaders convert to RGB, by which PIL clips 16 bits.
-            image = Image.open(images)
+            image = open_image(images)
             self._check_depth(image, self.max_value)
             return ImageOps.exif_transpose(image)
         return super().fetch_images(images)
