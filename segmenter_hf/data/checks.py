@@ -110,7 +110,7 @@ def check_splits(
     """
     if not isinstance(splits, Mapping):
         require_length(splits)
-        raise ValueError('Expected splits by their names, such as {"train": dataset}, got a ' + type(splits).__name__)
+        raise ValueError('Expected splits by their names, such as {"train": dataset}, got ' + type(splits).__name__)
     id2label, reports = with_integer_keys(id2label), {}
     for name, split in splits.items():
         reports[name] = report = check_labels(

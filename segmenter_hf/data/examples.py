@@ -31,20 +31,20 @@ class ExampleError(ValueError):
 def require_length(examples: Any):
     """
     Raises:
-        ValueError: for streaming datasets and generators, whose examples cannot be counted and read by their number.
-        ValueError: also for several splits in place of one.
+        ValueError: for streaming datasets and generators, whose examples cannot be counted and read by their number;
+            and for several splits in place of one.
     """
     if isinstance(examples, Mapping):
         for split in examples.values():
             require_length(split)
         raise ValueError(
-            f"Expected the examples of one split, got a {type(examples).__name__} of {', '.join(map(str, examples))}. "
+            f"Expected the examples of one split, got {type(examples).__name__} of {', '.join(map(str, examples))}. "
             "Pass one of those."
         )
     if not hasattr(examples, "__len__") or not hasattr(examples, "__getitem__"):
         raise ValueError(
-            f"Expected examples that have a number, such as a `datasets.Dataset` or a list, got a "
-            f"{type(examples).__name__}, as of streaming, which is not supported. Load the dataset without "
+            f"Expected examples that are read by their number, such as a `datasets.Dataset` or a list, got "
+            f"{type(examples).__name__}: streaming is not supported. Load the dataset without "
             "`streaming=True`, or store what it yields: `Dataset.from_generator(lambda: iter(stream), "
             "features=stream.features)`, with `stream.take(n)` for the first ones."
         )

@@ -129,7 +129,7 @@ def load_segmentation_data(
     if not isinstance(source, (str, os.PathLike)):
         streaming = " Streaming is not supported." if "Iterable" in type(source).__name__ else ""
         raise ValueError(
-            f"Expected the name or the folder of a dataset, got a {type(source).__name__}.{streaming} Store it with "
+            f"Expected the name or the folder of a dataset, got {type(source).__name__}.{streaming} Store it with "
             "`save_to_disk`; or pass its splits to `check_splits`, `TrainingDataset` and `evaluate_sliding_window`."
         )
     if train_val_split is not None and not 0 < train_val_split < 1:

@@ -163,11 +163,11 @@ def test_streaming_datasets_are_refused_with_a_remedy():
     split = make_split((0, 1, 2))
     stream = split.to_iterable_dataset()
     for streams in (stream, {"train": stream}, IterableDatasetDict({"train": stream})):
-        with pytest.raises(ValueError, match=r"got a IterableDataset, .*not supported.*without `streaming=True`"):
+        with pytest.raises(ValueError, match=r"got IterableDataset: .*not supported.*without `streaming=True`"):
             check_splits(streams, NAMES)
-    with pytest.raises(ValueError, match="splits by their names, .*got a Dataset"):
+    with pytest.raises(ValueError, match="splits by their names, .*got Dataset"):
         check_splits(split, NAMES)
-    with pytest.raises(ValueError, match=r"examples of one split, got a DatasetDict of train\. Pass one"):
+    with pytest.raises(ValueError, match=r"examples of one split, got DatasetDict of train\. Pass one"):
         check_labels(DatasetDict({"train": split}), 3)
     # As the remedy says.
     stored = Dataset.from_generator(lambda: iter(stream), features=stream.features)

@@ -387,9 +387,9 @@ def test_no_part_is_cut_off_where_there_may_be_a_validation_split(tmp_path, name
 
 def test_datasets_themselves_are_refused():
     stream = make_splits()["train"].to_iterable_dataset()
-    with pytest.raises(ValueError, match="got a IterableDataset. Streaming is not supported. Store it"):
+    with pytest.raises(ValueError, match="got IterableDataset. Streaming is not supported. Store it"):
         load_segmentation_data(stream)
-    with pytest.raises(ValueError, match="got a DatasetDict. Store it with `save_to_disk`"):
+    with pytest.raises(ValueError, match="got DatasetDict. Store it with `save_to_disk`"):
         load_segmentation_data(make_splits())
 
 
