@@ -214,7 +214,7 @@ def check_labels(
     is_array = is_array_feature(dataset.features[annotation_column])
     for column in (image_column, annotation_column)[: 1 if is_array else 2]:
         encoded = encoded.cast_column(column, Image(decode=False))
-    description = f"Checking labels of {split}"
+    description = f"Checking the {split} split"
     for row in tqdm(rows, desc=description, unit="image", disable=not show_progress):
         example = encoded[int(row)]
         if is_array:

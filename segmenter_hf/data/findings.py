@@ -138,8 +138,8 @@ class FindingCollector:
         turned = [each.orientation in TURNED for each in (image, annotation)]
         if size != image_size:
             problem = (
-                f"Label maps have not the size of their images: the first is {size[0]} high and {size[1]} wide, its "
-                f"image {image_size[0]} high and {image_size[1]} wide."
+                f"Label maps do not have the size of their images: the first is {size[0]} high and {size[1]} wide, "
+                f"its image {image_size[0]} high and {image_size[1]} wide."
             )
             if size != image_size[::-1]:
                 remedy = "Resize the label maps to their images (to the nearest label), or pair them anew."

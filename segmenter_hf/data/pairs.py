@@ -108,8 +108,9 @@ def find_pairs(
             if pair is None and is_split(each.name) and _has_images(each):
                 if similar_split(each.name) != "test":
                     raise ValueError(
-                        f"{each} looks like a split, and has not both a folder of images and one of label maps, like "
-                        f"{IMAGE_FOLDERS[0]} and {ANNOTATION_FOLDERS[0]}. Rename its folders, or move it elsewhere."
+                        f"{each} looks like a split, but does not have both a folder of images and one of label maps, "
+                        f"like {IMAGE_FOLDERS[0]} and {ANNOTATION_FOLDERS[0]}. Rename its folders, or move it "
+                        "elsewhere."
                     )
                 logger.info("%s is left out: it has no folders of images and of label maps.", each)
         if len(splits) == 1 and not any(map(is_split, splits)):

@@ -304,7 +304,7 @@ def find_splits(layout: Layout, source: Path) -> dict[str, list[tuple[Path, Path
         if pairs:
             splits[split] = pairs
     if not splits:
-        problem = "has not the files" if source.is_dir() else "is no folder"
+        problem = "does not have the files" if source.is_dir() else "is no folder"
         raise PreparationError(
             f"{source} {problem} of {layout.title}. Expected, with SOURCE the folder in which it begins:\n"
             f"{layout.expected}"
@@ -313,7 +313,7 @@ def find_splits(layout: Layout, source: Path) -> dict[str, list[tuple[Path, Path
 
 
 def describe_incomplete(layout: Layout, num_images: dict[str, int]) -> list[str]:
-    """A sentence for each split that has not the images of the complete download."""
+    """A sentence for each split that does not have the images of the complete download."""
     return [
         f"The {split} split has {num_images.get(split, 0)} images, the complete download has {expected or 'some'}."
         for split, expected in layout.num_images.items()

@@ -190,7 +190,7 @@ def load_model(args: argparse.Namespace) -> tuple[PreTrainedModel, BaseImageProc
         raise EvaluationError(f"The weights of {name} do not fit its config: {error}") from error
     if info["missing_keys"]:
         some = ", ".join(sorted(info["missing_keys"])[:3])
-        raise EvaluationError(f"{name} has not all weights of a segmentation model ({some}...). Train it first.")
+        raise EvaluationError(f"{name} does not have all weights of a segmentation model ({some}...). Train it first.")
     backend = {"backend": args.backend} if args.backend else {}
     image_processor = AutoImageProcessor.from_pretrained(name, **backend)
     if not isinstance(image_processor, SegmenterImageProcessingMixin):

@@ -306,7 +306,7 @@ def test_splits_without_a_folder_of_label_maps(tmp_path, caplog):
     assert sizes_of(find_pairs(tmp_path)) == {"train": 2}
     assert caplog.text.count("is left out") == 2
     write_pairs(tmp_path, "val/images", "val/colours")
-    with pytest.raises(ValueError, match=r"/val looks like a split, and has not both a folder of images and one of"):
+    with pytest.raises(ValueError, match=r"/val looks like a split, but does not have both"):
         find_pairs(tmp_path)
 
 

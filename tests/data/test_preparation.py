@@ -156,7 +156,7 @@ def test_folders_of_something_else(tmp_path, name):
     with pytest.raises(PreparationError, match=r"nowhere is no folder of .*Expected.*\n.*\.jpg|leftImg8bit"):
         prepare_dataset(name, tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "source").mkdir()
-    with pytest.raises(PreparationError, match="has not the files of"):
+    with pytest.raises(PreparationError, match="does not have the files of"):
         prepare_dataset(name, tmp_path / "source", tmp_path / "out")
     assert os.listdir(tmp_path) == ["source"]
 

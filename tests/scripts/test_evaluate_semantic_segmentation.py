@@ -183,7 +183,10 @@ def test_what_cannot_be_scored_is_one_line(dataset, folder, tmp_path):
     for arguments, messages in [
         (["--model", folder, "--dataset_name", other], ["label 3 is 'never seen' and None"]),
         (["--model", folder, "--dataset_name", wrong], ["1.png", "9", "expected labels from 0 to 3"]),
-        (["--model", tmp_path / "encoder", "--dataset_name", dataset], ["has not all weights", "Train it first"]),
+        (
+            ["--model", tmp_path / "encoder", "--dataset_name", dataset],
+            ["does not have all weights", "Train it first"],
+        ),
         (
             ["--model", folder, "--dataset_name", dataset, "--split", "test"],
             ["has no split test, only val", "--split"],

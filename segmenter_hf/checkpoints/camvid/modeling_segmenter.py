@@ -293,8 +293,8 @@ class SegmenterPreTrainedModel(PreTrainedModel):
         decoder, and those of a whole model for an encoder.
 
         Args:
-            missing (`set[str]`): Names of weights that the model has and the files have not.
-            unexpected (`set[str]`): Names of weights that the files have and the model has not.
+            missing (`set[str]`): Names of weights of the model that the files lack.
+            unexpected (`set[str]`): Names of weights in the files that the model lacks.
             may_replace_decoder (`bool`): Whether the files may have a decoder of another type, which gets lost.
 
         Raises:
