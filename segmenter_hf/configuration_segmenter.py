@@ -154,7 +154,9 @@ class SegmenterConfig(PreTrainedConfig):
                 "and the figures of an evaluation cannot tell apart. Rename them."
             )
         # Numbers may be strings, as in the keys of `id2label` in JSON.
-        elif self.label2id and {name: int(index) for name, index in self.label2id.items()} == label2id:
+        elif self.label2id and {(name, str(index)) for name, index in self.label2id.items()} == {
+            (name, str(index)) for name, index in label2id.items()
+        }:
             return
         elif self.label2id and len(self.label2id) == len(label2id):
             logger.warning(

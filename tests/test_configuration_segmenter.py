@@ -187,6 +187,44 @@ def test_names_survive_json_with_integer_keys(tmp_path):
     assert loaded.num_labels == 3
 
 
+def test_string_keys_are_numbers(tmp_path):
+    """As JSON has them."""
+    id2label = {str(index): f"label {index}" for index in range(12)}
+    expected = {index: f"label {index}" for index in range(12)}
+    stored = tiny_config().to_dict()
+    for config in (
+        SegmenterConfig(id2label=id2label),
+        SegmenterConfig.from_dict({**stored, "id2label": id2label, "label2id": None}),
+        round_trip(tiny_config(), tmp_path, id2label=id2label),
+    ):
+        assert config.id2label == expected
+        assert config.label2id == {name: index for index, name in expected.items()}
+
+
+def test_labels_of_one_name_are_warned_of(tmp_path, caplog):
+    id2label = {0: "road", 1: "car", 2: "road"}
+    config = SegmenterConfig(id2label=id2label)
+    assert config.num_labels == 3
+    config.save_pretrained(tmp_path)
+    caplog.clear()
+    for make in (lambda: SegmenterConfig(id2label=id2label), lambda: SegmenterConfig.from_pretrained(tmp_path)):
+        assert make().id2label == id2label
+        (record,) = caplog.records
+        assert "several labels of one name, {'road': [0, 2]}" in record.getMessage()
+        caplog.clear()
+    SegmenterConfig(id2label={0: "road", 1: "car"}, label2id={"road": "0", "car": "1"})
+    SegmenterConfig(num_labels=3)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("label2id", [{"road": 1, "car": 0}, {"road": "zero", "car": None}, {"sky": 0, "car": 1}])
+def test_names_count_where_numbers_contradict_them(label2id, caplog):
+    config = SegmenterConfig(id2label={0: "road", 1: "car"}, label2id=label2id)
+    (record,) = caplog.records
+    assert f"is not what `id2label` says, which counts: {label2id} becomes" in record.getMessage()
+    assert config.label2id == {"road": 0, "car": 1}
+
+
 @pytest.mark.parametrize("id2label", [None, {0: "background", 1: "crack"}])
 def test_binary_models_have_one_logit_and_two_names(id2label, tmp_path):
     settings = {} if id2label is None else {"id2label": id2label}
