@@ -60,7 +60,7 @@ def run(
     except RuntimeError as error:
         if not processes.is_lost_connection(error):
             raise
-        reason = str(error).strip().partition("\n")[0]
+        reason = processes.describe_lost_connection(error)
         print_line(f"error: The processes have lost each other, or never met. If one has ended, it says why. {reason}")
         return 1
     finally:

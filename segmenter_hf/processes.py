@@ -3,6 +3,7 @@
 import atexit
 import gc
 import os
+import re
 import sys
 from typing import NoReturn
 
@@ -118,6 +119,12 @@ def is_lost_connection(error: BaseException) -> bool:
     return isinstance(error, torch.distributed.DistError) or "gloo" in str(error) or "closed by peer" in str(error)
 
 
+def describe_lost_connection(error: BaseException) -> str:
+    """What such an error says, without where in the sources and its advice."""
+    line = str(error).strip().partition("\n")[0]
+    return re.sub(r"^\[\S*\] ?|(?<=\.) This is typically.*", "", line)
+
+
 def part():
     """
     Ends the connection of this process with the others, if there is one. All processes should have done what they do
@@ -154,6 +161,7 @@ __all__ = [
     "check_connected",
     "check_launch",
     "count_started",
+    "describe_lost_connection",
     "is_first",
     "is_lost_connection",
     "leave",
