@@ -15,10 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ..outputs import OutputError
+from ..processes import is_lost_connection
 from .arguments import TrainingError
 
 
@@ -92,6 +95,61 @@ def find_problem(checkpoint: Path) -> str | None:
         if file.suffix in (".pt", ".pth", ".bin") and not zipfile.is_zipfile(file):
             return f"{file.name} is cut short"
     return None
+
+
+def check_fits(checkpoint: Path, model: torch.nn.Module):
+    """
+    Compares the weights of a checkpoint with those of a model by names and shapes, where one file has them all.
+
+    Raises:
+        TrainingError: if they differ.
+    """
+    file = checkpoint / SAFE_WEIGHTS_NAME
+    if not file.is_file():
+        return
+    with refuse_unloadable(checkpoint), safe_open(file, "pt") as weights:
+        # Compiled models have another name within.
+        saved = {name.replace("_orig_mod.", ""): tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}
+    own = {name.replace("_orig_mod.", ""): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    differing = [name for name in {**own, **saved} if own.get(name) != saved.get(name)]
+    if differing:
+        there, here = ({**dict.fromkeys(differing, "missing"), **each}[differing[0]] for each in (saved, own))
+        raise TrainingError(
+            f"{checkpoint} holds another model than this one: {differing[0]} is {there} there and {here} here, and "
+            f"{len(differing) - 1} more differ. Pass the sizes and labels that it was trained with, or name another "
+            "--output_dir."
+        )
+
+
+@contextlib.contextmanager
+def refuse_unloadable(checkpoint: str | Path) -> Iterator[None]:
+    """
+    Turns what goes wrong while a checkpoint is loaded into one line.
+
+    Raises:
+        TrainingError: for states that are another model's or optimiser's, or damaged.
+    """
+    try:
+        yield
+    # What libraries raise for a state of other names, shapes or types.
+    except (
+        AttributeError,
+        EOFError,
+        KeyError,
+        OSError,
+        RuntimeError,
+        SafetensorError,
+        TypeError,
+        ValueError,
+    ) as error:
+        if is_lost_connection(error) or isinstance(error, TrainingError):
+            raise
+        reason = " ".join(str(error).split())
+        reason = reason if len(reason) <= 300 else f"{reason[:300]}..."
+        raise TrainingError(
+            f"{checkpoint} cannot be loaded into this run: {reason} Pass what it was trained with, remove it, or name "
+            "another --output_dir."
+        ) from error
 
 
 def _list_checkpoints(output_dir: str | Path) -> list[tuple[int, Path]]:
@@ -264,6 +322,7 @@ def replacing_files(folder: str | Path, is_writer: bool = True, record: "RunReco
 
 __all__ = [
     "begin_checkpoint",
+    "check_fits",
     "clear_unfinished",
     "decide_checkpoint",
     "describe_remains",
@@ -275,6 +334,7 @@ __all__ = [
     "is_own",
     "make_unfinished",
     "read_step",
+    "refuse_unloadable",
     "remove_old_checkpoints",
     "replacing_files",
     "saving",

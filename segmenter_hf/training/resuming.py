@@ -19,7 +19,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGH
 from ..modeling_segmenter import SegmenterForSemanticSegmentation
 from ..outputs import OutputError
 from .arguments import TrainingError
-from .checkpoints import decide_checkpoint, find_foreign, find_last_checkpoint, is_model_only, read_step
+from .checkpoints import check_fits, decide_checkpoint, find_foreign, find_last_checkpoint, is_model_only, read_step
 from .outcome import Run, describe_training
 from .output_folder import by_first_process
 from .run_record import (
@@ -267,7 +267,10 @@ def begin(
             logger.warning("With --save_only_model, a run that is interrupted cannot go on, and has to begin anew.")
         return record, start
 
-    return Course(*by_first_process(decide))
+    course = Course(*by_first_process(decide))
+    if course.start.checkpoint is not None:
+        check_fits(course.start.checkpoint, run.setup.model)
+    return course
 
 
 def check_room(output_dir: str | Path, model: torch.nn.Module):

@@ -13,7 +13,7 @@ from transformers.trainer_utils import PredictionOutput, TrainOutput, speed_metr
 from ..data.examples import require_length
 from ..evaluation.protocol import NonFiniteScoresError, evaluate_sliding_window
 from .arguments import TrainingError
-from .checkpoints import begin_checkpoint, remove_old_checkpoints, saving
+from .checkpoints import begin_checkpoint, refuse_unloadable, remove_old_checkpoints, saving
 from .outcome import write_state
 from .resuming import Course, read_options, restore_options
 from .samples import EpochSampler, SetEpoch
@@ -95,11 +95,16 @@ class SegmentationTrainer(Trainer):
         else:
             super()._run_epoch(*args, **kwargs)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint, *args, **kwargs):
+        with refuse_unloadable(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)
+
     def _load_optimizer_and_scheduler(self, checkpoint):
         if checkpoint is None or self.is_deepspeed_enabled:
             return super()._load_optimizer_and_scheduler(checkpoint)
         options, base_lrs = read_options(self.optimizer), list(getattr(self.lr_scheduler, "base_lrs", []))
-        super()._load_optimizer_and_scheduler(checkpoint)
+        with refuse_unloadable(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
         restore_options(self.optimizer, self.lr_scheduler, options, base_lrs)
 
     def _save_checkpoint(self, model, trial):

@@ -26,6 +26,7 @@ from .checkpoints import (
     UNFINISHED_NAME,
     finish_checkpoint,
     make_unfinished,
+    refuse_unloadable,
     remove_old_checkpoints,
     replacing_files,
     saving,
@@ -225,7 +226,8 @@ class Loop:
         """Trains, from a checkpoint on if there is one."""
         if checkpoint is not None:
             options, base_lrs = read_options(self.optimizer), list(getattr(self.scheduler, "base_lrs", []))
-            self.accelerator.load_state(str(checkpoint))
+            with refuse_unloadable(checkpoint):
+                self.accelerator.load_state(str(checkpoint))
             if self.accelerator.distributed_type != DistributedType.DEEPSPEED:
                 restore_options(self.optimizer, self.scheduler, options, base_lrs)
             self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))

@@ -5,8 +5,17 @@ import json
 import pytest
 import torch
 
+from segmenter_hf import SegmenterForSemanticSegmentation
 from segmenter_hf.training.arguments import TrainingError
-from segmenter_hf.training.checkpoints import decide_checkpoint, find_last_checkpoint, replacing_files
+from segmenter_hf.training.checkpoints import (
+    check_fits,
+    decide_checkpoint,
+    find_last_checkpoint,
+    refuse_unloadable,
+    replacing_files,
+)
+
+from ..common import tiny_config
 
 
 def write_checkpoint(folder, step):
@@ -72,3 +81,41 @@ def test_which_checkpoint_is_resumed(tmp_path):
     assert decide_checkpoint("False", tmp_path) is None
     with pytest.raises(TrainingError, match="missing is no complete checkpoint"):
         decide_checkpoint(str(tmp_path / "missing"), tmp_path)
+
+
+def test_weights_of_another_model_are_refused_by_name_and_shape(tmp_path):
+    model = SegmenterForSemanticSegmentation(tiny_config())
+    model.save_pretrained(tmp_path)
+    check_fits(tmp_path, model)
+    check_fits(tmp_path, torch.compile(model))
+    check_fits(tmp_path / "sharded", model)
+
+    for overrides, message in [
+        ({"num_labels": 4}, r"is \(1, 5, 24\) there and \(1, 4, 24\) here, and \d+ more differ\. Pass the sizes"),
+        ({"num_hidden_layers": 3}, r"segmenter\.layers\.2\.[\w.]+ is missing there and \(32,\) here"),
+        ({"num_hidden_layers": 1}, r"segmenter\.layers\.1\.[\w.]+ is \(32,\) there and missing here"),
+    ]:
+        with pytest.raises(TrainingError, match=message):
+            check_fits(tmp_path, SegmenterForSemanticSegmentation(tiny_config(**overrides)))
+
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 100)
+    with pytest.raises(TrainingError, match="cannot be loaded into this run"):
+        check_fits(tmp_path, model)
+
+
+def test_a_state_that_does_not_load_is_one_line():
+    linear = torch.nn.Linear(2, 3)
+    with pytest.raises(TrainingError, match="checkpoint-5 cannot be loaded .*size mismatch") as refusal:
+        with refuse_unloadable("checkpoint-5"):
+            torch.nn.Linear(2, 4).load_state_dict(linear.state_dict())
+    assert len(str(refusal.value).splitlines()) == 1
+    optimizer, other = (
+        torch.optim.SGD([{"params": [weight]} for weight in weights])
+        for weights in (linear.parameters(), [linear.weight])
+    )
+    with pytest.raises(TrainingError, match="different number of parameter groups"):
+        with refuse_unloadable("checkpoint-5"):
+            other.load_state_dict(optimizer.state_dict())
+    with pytest.raises(RuntimeError, match="Connection closed by peer"):
+        with refuse_unloadable("checkpoint-5"):
+            raise RuntimeError("[gloo] Connection closed by peer")
