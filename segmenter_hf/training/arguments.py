@@ -49,7 +49,11 @@ class ModelArguments:
     cache_dir: str | None = field(default=None, metadata={"help": "Where downloads are kept."})
     token: str | None = field(default=None, metadata={"help": "Token for the Hub. Default: that of `hf auth login`."})
     trust_remote_code: bool = field(
-        default=False, metadata={"help": "Whether code in the model's repository may run. Segmenter needs none."}
+        default=False,
+        metadata={
+            "help": "Whether code in repositories may run, such as of an image processor that extends Segmenter's. "
+            "Segmenter needs none: its own classes are those of this package."
+        },
     )
     attn_implementation: str | None = field(
         default=None, metadata={"help": "Attention: sdpa (the default), eager, flash_attention_2, flex_attention."}
@@ -64,15 +68,15 @@ class ModelArguments:
         },
     )
     patch_size: int = field(default=16, metadata={"help": "Side of a patch in pixels, of a new model."})
-    decoder_type: str = field(
-        default="mask_transformer",
+    decoder_type: str | None = field(
+        default=None,
         metadata={
-            "help": "Decoder of a new model, or on an encoder: mask_transformer or linear.",
+            "help": "Decoder of a new model, or on an encoder: mask_transformer (the default) or linear.",
             "choices": ["mask_transformer", "linear"],
         },
     )
-    decoder_num_hidden_layers: int = field(
-        default=2, metadata={"help": "Number of mask transformer layers, of a new decoder."}
+    decoder_num_hidden_layers: int | None = field(
+        default=None, metadata={"help": "Number of mask transformer layers, of a new decoder. Default: 2."}
     )
     decoder_dropout_prob: float | None = field(
         default=None, metadata={"help": "Dropout in the mask transformer. Default: the checkpoint's or recipe's."}

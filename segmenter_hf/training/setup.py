@@ -84,7 +84,11 @@ def prepare(
     """
     try:
         return _prepare(model_args, data_args, method_args, recipe, seed, do_train)
-    except ValueError as error:
+    except ModuleNotFoundError:
+        # The script names what installs it.
+        raise
+    # Also of weights and attention that cannot be had.
+    except (ImportError, OSError, ValueError) as error:
         raise TrainingError(str(error)) from error
 
 
@@ -224,7 +228,7 @@ def find_checkpoint(model_args: ModelArguments, folder: Path) -> Checkpoint | No
     name = model_args.model_name_or_path
     if name is None:
         return None
-    settings = {"cache_dir": model_args.cache_dir, "token": model_args.token, "revision": model_args.model_revision}
+    settings = _hub_settings(model_args)
     try:
         if is_released(name):
             convert_released(name, folder / "converted", model_args.cache_dir)
@@ -241,6 +245,10 @@ def find_checkpoint(model_args: ModelArguments, folder: Path) -> Checkpoint | No
         ) from error
     architectures = _read_config(name, settings).get("architectures") or []
     return Checkpoint(name, SegmenterForSemanticSegmentation.__name__ in architectures, settings)
+
+
+def _hub_settings(model_args: ModelArguments) -> dict[str, Any]:
+    return {"cache_dir": model_args.cache_dir, "token": model_args.token, "revision": model_args.model_revision}
 
 
 def _read_config(name: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -310,7 +318,7 @@ def make_image_processor(
 
 
 def _num_channels_of_weights(model_args: ModelArguments, checkpoint: Checkpoint | None) -> int:
-    name, settings = model_args.config_name, {"cache_dir": model_args.cache_dir}
+    name, settings = model_args.config_name, _hub_settings(model_args)
     if checkpoint is not None:
         name, settings = checkpoint.name_or_path, checkpoint.settings
     config = _read_config(name, settings) if name is not None else None
@@ -318,9 +326,12 @@ def _num_channels_of_weights(model_args: ModelArguments, checkpoint: Checkpoint 
 
 
 def _load_image_processor(source: str, model_args: ModelArguments, checkpoint: Checkpoint | None):
-    settings = dict(checkpoint.settings) if checkpoint is not None else {"cache_dir": model_args.cache_dir}
+    is_of_checkpoint = checkpoint is not None and source == checkpoint.name_or_path
+    settings = checkpoint.settings if is_of_checkpoint else _hub_settings(model_args)
     try:
-        image_processor = AutoImageProcessor.from_pretrained(source, **settings)
+        image_processor = AutoImageProcessor.from_pretrained(
+            source, trust_remote_code=model_args.trust_remote_code, **settings
+        )
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{source} has no image processor ({IMAGE_PROCESSOR_NAME}). Name one with --image_processor_name."
@@ -351,10 +362,14 @@ def make_model(
     for name in ("decoder_dropout_prob", "drop_path_rate"):
         if getattr(model_args, name) is not None:
             settings[name] = getattr(model_args, name)
+    decoder = {name: getattr(model_args, name) for name in ("decoder_type", "decoder_num_hidden_layers")}
+    decoder = {name: value for name, value in decoder.items() if value is not None}
     if checkpoint is not None and not checkpoint.has_decoder:
+        # Of the config of an encoder, what it says of a decoder is not meant.
         settings |= {
-            "decoder_type": model_args.decoder_type,
-            "decoder_num_hidden_layers": model_args.decoder_num_hidden_layers,
+            "decoder_type": SegmenterConfig.decoder_type,
+            "decoder_num_hidden_layers": SegmenterConfig.decoder_num_hidden_layers,
+            **decoder,
         }
     attention = {"attn_implementation": model_args.attn_implementation} if model_args.attn_implementation else {}
 
@@ -365,16 +380,29 @@ def make_model(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
             dtype=torch.float32,
+            trust_remote_code=model_args.trust_remote_code,
             **checkpoint.settings,
             **settings,
             **attention,
         )
+        for name, value in decoder.items():
+            kept = getattr(model.config, name)
+            if value != kept:
+                raise ValueError(
+                    f"--{name} {value} is not that of {model_args.model_name_or_path}, {kept}, whose decoder is kept. "
+                    "Leave it out."
+                )
         new = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
         start_weights = hash_weights({name: each for name, each in model.state_dict().items() if name not in new})
     else:
         if model_args.config_name is not None:
             channels = {} if model_args.num_channels is None else {"num_channels": model_args.num_channels}
-            config = SegmenterConfig.from_pretrained(model_args.config_name, **channels, **settings)
+            try:
+                config = SegmenterConfig.from_pretrained(
+                    model_args.config_name, **_hub_settings(model_args), **channels, **settings
+                )
+            except OSError as error:
+                raise ValueError(f"--config_name {model_args.config_name} cannot be loaded: {error}") from error
         else:
             config = SegmenterConfig(
                 hidden_size=model_args.hidden_size,
@@ -384,8 +412,7 @@ def make_model(
                 image_size=(image_processor.crop_size.height, image_processor.crop_size.width),
                 patch_size=model_args.patch_size,
                 num_channels=model_args.num_channels or SegmenterConfig.num_channels,
-                decoder_type=model_args.decoder_type,
-                decoder_num_hidden_layers=model_args.decoder_num_hidden_layers,
+                **decoder,
                 **settings,
             )
         model = AutoModelForSemanticSegmentation.from_config(config, **attention)

@@ -158,6 +158,9 @@ def _train(
     training_args.push_to_hub = False
     # It would drop columns that are not arguments of the model, of samples that have no columns.
     training_args.remove_unused_columns = False
+    # Memory is pinned for an accelerator; without one, each epoch would warn of it.
+    if training_args.device.type == "cpu":
+        training_args.dataloader_pin_memory = False
     # Every parameter gets a gradient in each step.
     if training_args.ddp_find_unused_parameters is None:
         training_args.ddp_find_unused_parameters = False

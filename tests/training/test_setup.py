@@ -1,9 +1,11 @@
 """Image processor, model and class weights that a run starts with."""
 
+import dataclasses
 import json
 import logging
 import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -354,3 +356,85 @@ def test_flags_of_examples_in_command_lines_and_files(tmp_path):
     os.mkfifo(tmp_path / "pipe.json")
     with pytest.raises(ValueError, match=r"pipe\.json is a pipe, expected a regular file"):
         parse_arguments(AccelerateArguments, "", [str(tmp_path / "pipe.json")])
+
+
+def test_a_decoder_that_is_kept_is_not_asked_for_otherwise(segmenter, encoder, tmp_path):
+    id2label = {0: "sky", 1: "road"}
+
+    def model_of(model_args, **settings):
+        model_args = dataclasses.replace(model_args, **settings)
+        checkpoint = find_checkpoint(model_args, tmp_path / "conversion")
+        image_processor = make_image_processor(
+            model_args, DataArguments(dataset_name="unused"), RECIPES["finetune"], checkpoint
+        )
+        return make_model(model_args, RECIPES["finetune"], checkpoint, image_processor, id2label)[0]
+
+    assert model_of(segmenter, decoder_num_hidden_layers=1).config.decoder_num_hidden_layers == 1
+    with pytest.raises(ValueError, match="--decoder_type linear is not that of .*mask_transformer, whose decoder is"):
+        model_of(segmenter, decoder_type="linear")
+    with pytest.raises(ValueError, match="--decoder_num_hidden_layers 3 is not that of .*, 1, whose decoder is kept"):
+        model_of(segmenter, decoder_num_hidden_layers=3)
+    # Of an encoder, there is none to keep.
+    assert model_of(encoder).config.decoder_num_hidden_layers == 2
+    assert model_of(encoder, decoder_type="linear").config.decoder_type == "linear"
+
+
+def test_code_of_an_image_processor_runs_only_if_it_is_trusted(segmenter, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder = tmp_path / "processor"
+    folder.mkdir()
+    (folder / "image_processing_mine.py").write_text(
+        "from segmenter_hf import SegmenterImageProcessor\n"
+        "class MyImageProcessor(SegmenterImageProcessor):\n"
+        "    is_mine = True\n",
+        encoding="utf-8",
+    )
+    settings = SegmenterImageProcessor(do_split_image=True, patch_size=8).to_dict()
+    settings |= {
+        "image_processor_type": "MyImageProcessor",
+        "auto_map": {"AutoImageProcessor": "image_processing_mine.MyImageProcessor"},
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+    with pytest.raises(ValueError, match="--image_processor_name"):
+        image_processor_of(ModelArguments(image_processor_name=str(folder)), tmp_path)
+    assert not (tmp_path / "modules").exists()
+    trusting = ModelArguments(image_processor_name=str(folder), trust_remote_code=True)
+    assert image_processor_of(trusting, tmp_path).is_mine
+
+
+@pytest.mark.parametrize("trust_remote_code", [False, True])
+def test_code_beside_a_segmenter_never_runs(segmenter, tmp_path, trust_remote_code):
+    folder = Path(segmenter.model_name_or_path)
+    for name in ("configuration", "modeling", "image_processing"):
+        (folder / f"{name}_segmenter.py").write_text("raise SystemExit('it ran')", encoding="utf-8")
+    for name, key, value in [
+        ("config.json", "AutoConfig", "configuration_segmenter.SegmenterConfig"),
+        ("config.json", "AutoModelForSemanticSegmentation", "modeling_segmenter.SegmenterForSemanticSegmentation"),
+        ("preprocessor_config.json", "AutoImageProcessor", "image_processing_segmenter.SegmenterImageProcessor"),
+    ]:
+        config = json.loads((folder / name).read_text(encoding="utf-8"))
+        config.setdefault("auto_map", {})[key] = value
+        (folder / name).write_text(json.dumps(config), encoding="utf-8")
+    model_args = dataclasses.replace(segmenter, trust_remote_code=trust_remote_code)
+    checkpoint = find_checkpoint(model_args, tmp_path / "conversion")
+    data_args = DataArguments(dataset_name="unused")
+    image_processor = make_image_processor(model_args, data_args, RECIPES["finetune"], checkpoint)
+    model, _ = make_model(model_args, RECIPES["finetune"], checkpoint, image_processor, {0: "sky", 1: "road"})
+    assert type(model) is SegmenterForSemanticSegmentation
+    assert type(image_processor) is SegmenterImageProcessor
+
+
+def test_what_cannot_be_loaded_is_one_line(tmp_path):
+    folder = write_pairs(tmp_path, "images", "annotations", number=4)
+    for settings, message in [
+        ({"config_name": str(tmp_path / "nowhere")}, "--config_name .*nowhere cannot be loaded"),
+        ({"attn_implementation": "flash_attention_2"}, "FlashAttention2"),
+        ({"hidden_size": 200}, "must be a multiple of"),
+    ]:
+        with pytest.raises(TrainingError, match=message):
+            prepare(
+                ModelArguments(**settings),
+                DataArguments(dataset_name=str(folder), train_val_split=0.5),
+                *(MethodArguments(), RECIPES["from_scratch"], 0),
+            )
