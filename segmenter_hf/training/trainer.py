@@ -13,7 +13,7 @@ from transformers.trainer_utils import PredictionOutput, TrainOutput, speed_metr
 from ..data.examples import require_length
 from ..evaluation.protocol import NonFiniteScoresError, evaluate_sliding_window
 from .arguments import TrainingError
-from .checkpoints import begin_checkpoint, refuse_unloadable, remove_old_checkpoints, saving
+from .checkpoints import begin_checkpoint, find_problem, refuse_unloadable, remove_old_checkpoints, saving
 from .outcome import write_state
 from .resuming import Course, read_options, restore_options
 from .samples import EpochSampler, SetEpoch
@@ -87,6 +87,15 @@ class SegmentationTrainer(Trainer):
             return super().train(*args, **kwargs)
         finally:
             self.args.save_total_limit = self.num_kept
+
+    def _init_training_state(self, *args, **kwargs):
+        result = super()._init_training_state(*args, **kwargs)
+        checkpoint = self.course and self.course.start.checkpoint
+        if checkpoint and self.state.best_global_step:
+            # Which is kept by its whole path, where it may be no more, or another run's, since the folder was moved.
+            best = checkpoint.parent / f"checkpoint-{self.state.best_global_step}"
+            self.state.best_model_checkpoint = str(best) if best.is_dir() and find_problem(best) is None else None
+        return result
 
     def _run_epoch(self, *args, **kwargs):
         # A run that ended inside an epoch would make a step more whenever it is started again.
