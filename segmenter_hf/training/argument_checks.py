@@ -10,6 +10,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import torch
 from transformers import get_scheduler
 
+from ..hub.trained_text import WITHOUT_WARMUP
+
 
 @dataclass(frozen=True)
 class Range:
@@ -280,7 +282,11 @@ def _conditions(values: Mapping[str, Any]) -> list[tuple[tuple[str, ...], bool, 
         ),
         (("num_train_epochs",), max_steps < 1, "with a number of steps"),
         (("adam_beta1", "adam_beta2", "adam_epsilon"), optim != "sgd", "with --optim sgd"),
-        (("warmup_steps", "num_warmup_steps"), scheduler != "constant", "with --lr_scheduler_type constant"),
+        (
+            ("warmup_steps", "num_warmup_steps"),
+            scheduler not in WITHOUT_WARMUP,
+            f"with --lr_scheduler_type {scheduler}",
+        ),
         (
             ("hub_model_id", "hub_private_repo", "hub_token"),
             bool(values.get("push_to_hub")),
@@ -309,6 +315,19 @@ def _conditions(values: Mapping[str, Any]) -> list[tuple[tuple[str, ...], bool, 
 
 def _only_evaluates(values: Mapping[str, Any]) -> bool:
     return bool(values.get("do_eval")) and not values.get("do_train")
+
+
+def parse_options(text: str | None) -> dict[str, str]:
+    """
+    Reads `name=value,name=value`.
+
+    Raises:
+        ValueError: if it is written in another way.
+    """
+    options = [option.partition("=") for option in (text or "").replace(" ", "").split(",") if option]
+    if not all(name and value for name, _, value in options):
+        raise ValueError(f"--optim_args must be like momentum=0.9,nesterov=true, got {text}.")
+    return {name: value for name, _, value in options}
 
 
 def check_schedule(optimizer: torch.optim.Optimizer, args: Any) -> Any:
@@ -348,4 +367,5 @@ __all__ = [
     "check_trackers",
     "check_types",
     "find_without_effect",
+    "parse_options",
 ]

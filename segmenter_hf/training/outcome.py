@@ -28,6 +28,7 @@ from ..hub.push_trained import check_repository, push_trained, save_card
 from ..hub.trained_card import make_trained_card
 from ..hub.training_facts import TrainingFacts
 from ..outputs import refuse_unwritable, replacing_file, write_text
+from .argument_checks import parse_options
 from .arguments import DataArguments, MethodArguments, ModelArguments, TrainingError
 from .recipes import Recipe, find_changes
 from .run_record import RunRecord
@@ -245,7 +246,7 @@ def describe_optimizer(args: Any) -> dict[str, Any]:
         settings["eps"] = args.adam_epsilon
     # Those of PyTorch that go by the name of adamw, and adafactor, read none.
     if not name.startswith("adamw_torch") and name != "adafactor":
-        settings |= dict(option.split("=") for option in (args.optim_args or "").replace(" ", "").split(",") if option)
+        settings |= parse_options(args.optim_args)
     return settings
 
 

@@ -16,6 +16,7 @@ from transformers import AutoImageProcessor, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
+from ..hub.trained_text import WITHOUT_WARMUP
 from ..modeling_segmenter import SegmenterForSemanticSegmentation
 from ..outputs import OutputError
 from .arguments import TrainingError
@@ -24,7 +25,6 @@ from .outcome import Run, describe_training
 from .output_folder import by_first_process
 from .run_record import (
     ENDLESS,
-    WITHOUT_WARMUP,
     Difference,
     RunRecord,
     describe_settings,
@@ -214,7 +214,7 @@ def begin(
     *,
     max_steps: int,
     warmup_steps: float,
-    selected_by: str | None = None,
+    selection: Mapping[str, Any] | None = None,
     is_model_only: bool = False,
 ) -> "Course":
     """
@@ -226,7 +226,7 @@ def begin(
         accelerator (`Accelerator`): The run's.
         max_steps (`int`): Steps to make in all.
         warmup_steps (`float`): Steps of warm-up; below 1, a share of all.
-        selected_by (`str`, *optional*): The figure by which the best checkpoint is chosen.
+        selection (`Mapping`, *optional*): How figures of evaluation choose weights or learning rate, if they do.
         is_model_only (`bool`, *optional*): Whether checkpoints leave out what the optimiser keeps.
 
     Raises:
@@ -243,7 +243,7 @@ def begin(
                 num_processes=run.num_processes,
                 mixed_precision=accelerator.mixed_precision,
                 distributed_type=accelerator.distributed_type.value,
-                selected_by=selected_by,
+                selection=selection,
             )
         except (OSError, ValueError) as error:
             raise TrainingError(f"The training split cannot be read: {error}") from error

@@ -21,6 +21,7 @@ from ..configuration_segmenter import SegmenterConfig
 from ..evaluation.results import fingerprint
 from ..hub.training_facts import TrainingFacts
 from ..outputs import write_text
+from .argument_checks import MEASURED, parse_options
 from .arguments import DataArguments, MethodArguments, TrainingError
 from .checkpoints import RECORD_NAME
 from .recipes import Recipe
@@ -31,10 +32,9 @@ from .setup import TrainingSetup
 # scripts call differently is here by both names.
 DATA_FLAGS = ("min_scale", "max_scale", "max_class_share", "photometric_distortion")
 RUN_FLAGS = (
-    *("seed", "data_seed", "optim", "optim_args", "optim_target_modules", "learning_rate", "weight_decay"),
+    *("seed", "data_seed", "optim", "optim_target_modules", "learning_rate", "weight_decay"),
     *("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "lr_scheduler_type", "lr_scheduler_kwargs"),
     *("warmup_steps", "num_warmup_steps", "label_smoothing_factor", "dataloader_drop_last", "ignore_data_skip"),
-    *("neftune_noise_alpha",),
 )
 ADAPTER_FLAGS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
 
@@ -42,11 +42,8 @@ ADAPTER_FLAGS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
 FIXED = {"script", "sharding", "optim", "optim_target_modules", "adapters", "num_labels", "start_weights"}
 # Of the config, what changes no tensor.
 RATES = ("_prob", "_rate")
-# Schedulers whose state is that of no other.
-OWN_STATE = {"reduce_lr_on_plateau", "greedy"}
-# Those whose learning rate at a step does not depend on the number of all steps, but for warm-up that is a share.
-ENDLESS = {"constant", "constant_with_warmup", "inverse_sqrt", *OWN_STATE}
-WITHOUT_WARMUP = {"constant", *OWN_STATE}
+# Schedules whose learning rate at a step does not depend on the number of all steps, but for warm-up that is a share.
+ENDLESS = {"constant", "constant_with_warmup", "inverse_sqrt", *MEASURED}
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,8 @@ class Difference:
         if name == "model":
             return not entry.endswith(RATES)
         if name == "lr_scheduler_type":
-            return bool({self.then, self.now} & OWN_STATE)
+            # Their state is that of no other.
+            return bool({self.then, self.now} & set(MEASURED))
         return name in FIXED
 
     def __str__(self) -> str:
@@ -153,7 +151,7 @@ def describe_settings(
     num_processes: int,
     mixed_precision: str,
     distributed_type: str,
-    selected_by: str | None = None,
+    selection: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """
     What decides on the weights, ready for JSON. It reads all images and label maps of the training split, and is for
@@ -165,7 +163,7 @@ def describe_settings(
         num_processes (`int`): Their number, of which only the effective batch is kept.
         mixed_precision (`str`): accelerate's name of it.
         distributed_type (`str`): accelerate's name of how the processes share the model.
-        selected_by (`str`, *optional*): The figure by which the best checkpoint is chosen.
+        selection (`Mapping`, *optional*): How figures of evaluation choose weights or learning rate, if they do.
     """
     # On several devices in one process, that of all.
     per_device = getattr(args, "train_batch_size", args.per_device_train_batch_size)
@@ -182,8 +180,8 @@ def describe_settings(
             "num_images": len(setup.train_dataset),
             "sha256": fingerprint(setup.train_dataset.examples, *columns),
         },
-        "validation_data": fingerprint(setup.eval_dataset, *columns) if selected_by is not None else None,
-        "selected_by": selected_by,
+        "validation_data": fingerprint(setup.eval_dataset, *columns) if selection is not None else None,
+        "selection": selection,
         "num_labels": data.num_labels,
         "labels": {str(index): name for index, name in data.id2label.items()},
         "image_processor": {
@@ -199,7 +197,10 @@ def describe_settings(
         "precision": mixed_precision,
         **{name: getattr(data_args, name) for name in DATA_FLAGS},
         **{name: _plain(getattr(args, name)) for name in RUN_FLAGS if hasattr(args, name)},
+        "optim_args": parse_options(args.optim_args) or None,
     }
+    if settings.get("data_seed", 0) is None:
+        settings["data_seed"] = args.seed
     return json.loads(json.dumps(settings))
 
 

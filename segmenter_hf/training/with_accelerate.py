@@ -20,7 +20,7 @@ from transformers import SchedulerType, TrainerState, default_data_collator, get
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..processes import check_connected, part
-from .argument_checks import MEASURED, check_schedule, check_trackers
+from .argument_checks import MEASURED, check_schedule, check_trackers, parse_options
 from .arguments import DataArguments, MethodArguments, ModelArguments, TrainingError
 from .checkpoints import (
     UNFINISHED_NAME,
@@ -155,19 +155,6 @@ def make_optimizer(model: torch.nn.Module, args: AccelerateArguments) -> torch.o
     if options:
         raise ValueError(f"--optim_args: {', '.join(options)} would have no effect with --optim {args.optim}.")
     return optimizer
-
-
-def parse_options(text: str | None) -> dict[str, str]:
-    """
-    Reads `name=value,name=value`.
-
-    Raises:
-        ValueError: if it is written in another way.
-    """
-    options = [option.partition("=") for option in (text or "").replace(" ", "").split(",") if option]
-    if not all(name and value for name, _, value in options):
-        raise ValueError(f"--optim_args must be like momentum=0.9,nesterov=true, got {text}.")
-    return {name: value for name, _, value in options}
 
 
 class Loop:

@@ -3,8 +3,8 @@
 import dataclasses
 import logging
 import os
-import re
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch._inductor
@@ -14,7 +14,7 @@ from transformers import TrainingArguments, set_seed
 from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from ..processes import check_connected, part
-from .argument_checks import check_schedule, check_trackers
+from .argument_checks import MEASURED, check_schedule, check_trackers, parse_options
 from .arguments import DataArguments, MethodArguments, ModelArguments, TrainingError
 from .checkpoints import remove_old_checkpoints, replacing_files, saving
 from .outcome import Run, choose_repository, push, record, write_metrics, write_state
@@ -80,7 +80,7 @@ def check_optimizer(training_args: TrainingArguments):
     except (ImportError, RuntimeError, TypeError, ValueError) as error:
         given = f" with --optim_args {options}" if options else ""
         raise ValueError(f"--optim {name}{given} cannot be used: {error}") from error
-    ignored = [option for option in re.findall(r"(\w+)=", options or "") if option not in settings]
+    ignored = [option for option in parse_options(options) if option not in settings]
     if ignored:
         raise ValueError(f"--optim_args: {', '.join(ignored)} would have no effect with --optim {name}. Leave it out.")
     check_schedule(torch.optim.SGD([parameter], lr=training_args.learning_rate), training_args)
@@ -198,7 +198,7 @@ def _train(
         *(run, "trainer", trainer.accelerator),
         max_steps=trainer.count_steps(),
         warmup_steps=training_args.warmup_steps,
-        selected_by=training_args.metric_for_best_model if training_args.load_best_model_at_end else None,
+        selection=describe_selection(training_args),
         is_model_only=training_args.save_only_model,
     )
     start = course.start
@@ -249,6 +249,19 @@ def _train(
     if repo_id is not None and trainer.is_world_process_zero():
         push(training_args, repo_id)
     return trainer
+
+
+def describe_selection(training_args: TrainingArguments) -> dict[str, Any] | None:
+    """How figures of evaluation choose the weights that are kept, or the learning rate, if they do."""
+    if not (training_args.load_best_model_at_end or training_args.lr_scheduler_type.value in MEASURED):
+        return None
+    strategy = training_args.eval_strategy.value
+    return {
+        "is_best_kept": training_args.load_best_model_at_end,
+        "metric_for_best_model": training_args.metric_for_best_model.removeprefix("eval_"),
+        "greater_is_better": training_args.greater_is_better,
+        "evaluated_every": training_args.eval_steps if strategy == "steps" else strategy,
+    }
 
 
 def find_tracker_folders(training_args: TrainingArguments) -> list[str]:

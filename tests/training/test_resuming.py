@@ -204,7 +204,26 @@ def test_other_data_are_told_apart(change, named, dataset, copy_run, tmp_path):
 def test_what_is_no_difference(dataset, copy_run):
     flags = ["--per_device_train_batch_size", 1, "--gradient_accumulation_steps", 2, "--logging_steps", 5]
     flags += ["--dataloader_num_workers", 1, "--save_total_limit", 3, "--eval_strategy", "steps", "--eval_steps", 4]
+    # Without it, the order of the samples is that of the seed.
+    flags += ["--data_seed", 42]
     assert train("trainer", dataset, copy_run("trainer"), 8, *flags, save=3).state.global_step == 8
+
+
+def test_what_learning_rates_that_go_by_figures_depend_on(dataset, tmp_path):
+    flags = ["--lr_scheduler_type", "reduce_lr_on_plateau", "--eval_strategy", "steps", "--optim", "sgd"]
+    options = ["--eval_steps", 2, "--optim_args", "momentum=0.9,nesterov=true"]
+    train("trainer", dataset, tmp_path, 2, *flags, *options)
+    changes = {
+        "validation_data": [*options, "--max_eval_samples", 1],
+        "selection.metric_for_best_model loss -> mean_iou": [*options, "--metric_for_best_model", "eval_mean_iou"],
+        "selection.evaluated_every 2 -> 1": [*options, "--eval_steps", 1],
+        "optim_args.momentum 0.9 -> 0.8": [*options, "--optim_args", "momentum=0.8,nesterov=true"],
+    }
+    for named, change in changes.items():
+        with pytest.raises(TrainingError, match=named):
+            train("trainer", dataset, tmp_path, 4, *flags, *change)
+    flags += ["--eval_steps", 2, "--optim_args", "nesterov=true, momentum=0.9", "--metric_for_best_model", "eval_loss"]
+    assert train("trainer", dataset, tmp_path, 4, *flags).state.global_step == 4
 
 
 @pytest.mark.parametrize(
@@ -311,6 +330,25 @@ def test_the_best_model_is_what_a_finished_run_has(dataset, tmp_path):
     before = contents(tmp_path)
     train("trainer", dataset, tmp_path, 5, *flags, save=1)
     assert contents(tmp_path) == before
+
+
+def test_the_best_model_is_found_where_a_folder_was_moved_to(dataset, tmp_path):
+    """As long as the run is not at its end, checkpoints say where it is."""
+    flags = ["--load_best_model_at_end", "--eval_strategy", "steps", "--eval_steps", 1, "--learning_rate", 0.05]
+    trained = train("trainer", dataset, tmp_path / "run", 5, *flags, save=1)
+    best = trained.state.best_global_step
+    assert best < 5, "the last one is another"
+    weights = (tmp_path / "run" / "model.safetensors").read_bytes()
+    moved = shutil.copytree(tmp_path / "run", tmp_path / "moved")
+    # Of the folder that was copied, another run has gone on; this one was killed before its model was saved.
+    shutil.copy(tmp_path / "run" / "checkpoint-5" / "model.safetensors", tmp_path / "run" / f"checkpoint-{best}")
+    for _ in range(2):
+        for file in [each for each in moved.iterdir() if each.is_file()]:
+            file.unlink()
+        train("trainer", dataset, moved, 5, *flags, save=1)
+        assert (moved / "model.safetensors").read_bytes() == weights
+        assert RunRecord.read(moved).training.selected_step == best
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
 
 
 @contextlib.contextmanager
