@@ -1,6 +1,9 @@
 """What all tests share: one tiny configuration, random inputs for it, and fresh interpreters."""
 
+import importlib
+import multiprocessing
 import os
+import runpy
 import struct
 import subprocess
 import sys
@@ -8,12 +11,16 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import huggingface_hub.constants
 import numpy as np
 import torch
 
 from segmenter_hf import SegmenterConfig
 
 
+# Of an interpreter that has imported this and done nothing else: no threads run, and no session is open.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["segmenter_hf.hub.converted", "segmenter_hf.hub.push_trained"])
 REPOSITORY = Path(__file__).resolve().parent.parent
 # What a folder holds so that it loads by `trust_remote_code=True`.
 CODE_FILES = {
@@ -154,3 +161,46 @@ def run_python(
     )
     assert result.returncode == 0, f"exit code {result.returncode}\n{result.stdout}\n{result.stderr}"
     return result
+
+
+class ForkedScript:
+    """
+    A script in a process of its own, which may be killed. It starts as a copy of an interpreter that has imported the
+    libraries already, which takes a fresh one seconds.
+
+    Args:
+        script (`str`): Its name, such as `"convert_checkpoint.py"`.
+        arguments: Its arguments.
+        cwd (`Path`): The folder that it works in. It prints to `stdout.txt` and `stderr.txt` there.
+        environment (`dict[str, str]`): Its environment.
+    """
+
+    def __init__(self, script: str, *arguments, cwd: Path, environment: dict[str, str]):
+        self.outputs = [Path(cwd) / "stdout.txt", Path(cwd) / "stderr.txt"]
+        command = [str(REPOSITORY / "scripts" / script), *map(str, arguments)]
+        self.process = FORKS.Process(target=_run_forked, args=(command, cwd, environment, self.outputs))
+        self.process.start()
+
+    def kill(self) -> int:
+        """Kills it, and returns its exit code."""
+        self.process.kill()
+        self.process.join()
+        return self.process.exitcode
+
+    def finish(self) -> subprocess.CompletedProcess:
+        """Waits for its end."""
+        self.process.join(300)
+        stdout, stderr = (file.read_text() for file in self.outputs)
+        return subprocess.CompletedProcess(self.process.name, self.process.exitcode, stdout, stderr)
+
+
+def _run_forked(command: list[str], cwd: Path, environment: dict[str, str], outputs: list[Path]):
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(cwd)
+    # Read from the environment when they are imported.
+    importlib.reload(huggingface_hub.constants)
+    for number, file in enumerate(outputs, start=1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.argv = command
+    runpy.run_path(command[0], run_name="__main__")
