@@ -1,5 +1,6 @@
 """How the scripts end: one line and an exit code that says how it went, never a traceback for what a user can mend."""
 
+import io
 import sys
 import time
 from collections.abc import Callable
@@ -39,6 +40,9 @@ def run(
         extra (`str`, *optional*): Of this package, which installs the libraries that `work` needs. With it, one that
             is missing is what the user has to mend.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As standard error: no work ends by a traceback because the name of a file is not UTF-8.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return work() or 0
     except KeyboardInterrupt:

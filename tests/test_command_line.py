@@ -1,6 +1,7 @@
 """Scripts end with one line and an exit code."""
 
 import importlib
+import io
 import sys
 
 import pytest
@@ -25,6 +26,12 @@ def test_what_a_user_can_mend_is_one_line(capsys, monkeypatch):
     assert run(lambda: fail(LookupError("no\nsuch  thing")), (LookupError,)) == 2
     assert run(lambda: fail(OutputError("full"))) == 2
     assert capsys.readouterr().err == "train.py: error: no such thing\ntrain.py: error: full\n"
+
+
+def test_names_that_are_not_utf_8_are_printed(monkeypatch):
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict"))
+    assert run(lambda: print("model\udcff", flush=True)) == 0
+    assert sys.stdout.buffer.getvalue() == b"model\\udcff\n"
 
 
 def test_ctrl_c_is_one_line(capsys, monkeypatch):

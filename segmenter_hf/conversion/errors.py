@@ -14,11 +14,12 @@ OMISSION = " [...] "
 class ConversionError(ValueError):
     """
     A source that cannot be converted. The message is one line, meant for the user. Parts of it may come from a broken
-    or hostile file, so line breaks and control characters are replaced by spaces, and the middle of a message that is
-    too long, since its end has the remedy, is left out.
+    or hostile file, so line breaks and control characters are replaced by spaces, bytes of names that are not UTF-8 are
+    escaped, and the middle of a message that is too long, since its end has the remedy, is left out.
     """
 
     def __init__(self, message: str):
+        message = message.encode(errors="backslashreplace").decode()
         if len(message) > MAX_LENGTH:
             half = (MAX_LENGTH - len(OMISSION)) // 2
             message = message[:half] + OMISSION + message[-half:]

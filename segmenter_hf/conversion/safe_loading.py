@@ -305,8 +305,8 @@ def load_torch_file(path: Path, allow_missing_checksums: bool = False) -> Any:
             # Guesses about files that are then refused.
             warnings.simplefilter("ignore", UserWarning)
             # Files written before PyTorch 1.6 are no zip archives, and cannot be mapped. Of a path torch minds the
-            # suffix, if it is that of another format, rather than the contents.
-            is_mapped = is_zip and path.suffix != ".safetensors"
+            # suffix, if it is that of another format, rather than the contents, and takes none that is not UTF-8.
+            is_mapped = is_zip and path.suffix != ".safetensors" and str(path).isprintable()
             with path.open("rb") as file:
                 contents = torch.load(
                     path if is_mapped else file, map_location="cpu", weights_only=True, mmap=is_mapped

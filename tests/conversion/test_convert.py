@@ -7,8 +7,10 @@ import shutil
 import signal
 
 import pytest
+import torch
 from huggingface_hub import ModelCard
 
+from segmenter_hf import SegmenterConfig, SegmenterForSemanticSegmentation
 from segmenter_hf.conversion import ConversionError, convert_checkpoint, convert_released
 from segmenter_hf.conversion.convert import CARD_MARK, LICENCES, load_checkpoint
 from segmenter_hf.hub.origins import Terms, load_starting_weights
@@ -249,6 +251,23 @@ def test_paths_that_cannot_be(path, overwrite, source, tmp_path, monkeypatch):
     with pytest.raises(ConversionError, match="cannot be written"):
         convert_checkpoint(source, path, overwrite=overwrite)
     assert names(tmp_path) == {"source", "circle"}
+
+
+def test_names_that_are_not_utf_8(source, tmp_path):
+    renamed = tmp_path / os.fsdecode(b"source-\xff")
+    shutil.copytree(source, renamed)
+    (renamed / "checkpoint.pth").rename(renamed / os.fsdecode(b"\xfe.pth"))
+    (renamed / "NOTICE").write_text("Mine.")
+    output = tmp_path / os.fsdecode(b"output-\xff")
+    model = convert_checkpoint(renamed, output)
+    assert list(SegmenterConfig.from_pretrained(output).source_sha256) == ["\udcfe.pth"]
+    assert "`source-\\udcff`" in (output / "README.md").read_text(encoding="utf-8")
+    (output / os.fsdecode(b"mine-\xff")).touch()
+    with pytest.raises(ConversionError, match=r": mine-\\udcff\. Choose another folder"):
+        convert_checkpoint(renamed, output, overwrite=True)
+    # transformers, and safetensors, load from no such folder.
+    loaded = SegmenterForSemanticSegmentation.from_pretrained(output.rename(tmp_path / "output"))
+    assert all(torch.equal(weight, loaded.state_dict()[name]) for name, weight in model.state_dict().items())
 
 
 def test_longest_name(source, tmp_path):

@@ -8,8 +8,8 @@ from safetensors import SafetensorError
 from segmenter_hf.conversion.errors import MAX_LENGTH, ConversionError, refuse_os_errors
 
 
-def test_line_breaks_and_control_characters_are_replaced():
-    assert str(ConversionError("a\nb\x1b[31m\udcffc")) == "a b [31m c"
+def test_line_breaks_and_control_characters_are_replaced_and_bytes_escaped():
+    assert str(ConversionError("a\nb\x1b[31m\udcffc")) == r"a b [31m\udcffc"
 
 
 def test_long_messages_keep_beginning_and_end():
