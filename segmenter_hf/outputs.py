@@ -104,8 +104,8 @@ def replacing_file(file: str | Path) -> Iterator[Path]:
 
 def write_text(file: str | Path, text: str):
     """
-    Writes a text file, in UTF-8 with line feeds, complete or not at all. Bytes of names that are not UTF-8 are escaped.
-    See [`replacing_file`].
+    Writes a text file, in UTF-8 with line feeds, complete or not at all. Bytes of names that are not UTF-8 are
+    escaped. See [`replacing_file`].
     """
     with replacing_file(file) as unfinished:
         unfinished.write_bytes(text.encode(errors="backslashreplace"))
