@@ -21,6 +21,7 @@ SHOWN = {
     *("labels", "train_split", "train_val_split", "max_train_samples", "do_reduce_labels", "short_side", "long_side"),
     *("crop_height", "crop_width", "window_stride", "max_value", "image_mean", "image_std", "recipe", "class_balance"),
     *("skip_unreadable", "use_peft", "per_device_train_batch_size", "gradient_accumulation_steps", "mixed_precision"),
+    "optim_args",
 }
 # What may change from one part of a run to the next.
 FREE = {
