@@ -478,8 +478,9 @@ def add_adapters(model: SegmenterForSemanticSegmentation, method_args: MethodArg
     modules = model.segmenter.layers[0].named_modules()
     layers = sorted(name.rpartition(".")[-1] for name, module in modules if isinstance(module, torch.nn.Linear))
     unknown = sorted(set(method_args.lora_target_modules) - set(layers))
-    if unknown:
-        raise ValueError(f"--lora_target_modules must be among {', '.join(layers)}, got {', '.join(unknown)}.")
+    if unknown or not method_args.lora_target_modules:
+        got = ", ".join(unknown) or "none"
+        raise ValueError(f"--lora_target_modules must be among {', '.join(layers)}, got {got}.")
     # A pattern, since the decoder has layers of the same names.
     modules = "|".join(method_args.lora_target_modules)
     config = LoraConfig(

@@ -214,8 +214,9 @@ def test_adapters_are_on_the_encoder_and_the_decoder_is_trained(segmenter, tmp_p
     assert len(lora) == 2 * 2 * 2
     assert all(".decoder.modules_to_save." in name for name in trained - lora)
     assert len(trained - lora) == len(list(model.decoder.original_module.parameters()))
-    with pytest.raises(ValueError, match="must be among fc1, fc2, k_proj, o_proj, q_proj, v_proj, got qkv"):
-        add_adapters(build(segmenter, tmp_path, {0: "a", 1: "b"}), MethodArguments(lora_target_modules=["qkv"]))
+    for modules, got in ((["qkv", "fc1"], "qkv"), ([], "none")):
+        with pytest.raises(ValueError, match=f"must be among fc1, fc2, k_proj, o_proj, q_proj, v_proj, got {got}"):
+            add_adapters(build(segmenter, tmp_path, {0: "a", 1: "b"}), MethodArguments(lora_target_modules=modules))
 
 
 def test_label_maps_are_checked_before_anything_else(tmp_path):
