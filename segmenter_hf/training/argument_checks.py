@@ -137,9 +137,10 @@ UNSUPPORTED = {
 }
 
 
-def check_types(given: Mapping[str, Any], dataclasses: tuple[type, ...], source: str):
+def check_types(given: Mapping[str, Any], dataclasses: tuple[type, ...], source: str) -> dict[str, Any]:
     """
-    Checks arguments of a file, which no parser has seen.
+    Checks arguments of a file, which no parser has seen, and returns them. Whole numbers where text is expected, as in
+    `eval_steps: 500`, become text.
 
     Args:
         given (`Mapping`): Arguments by name.
@@ -154,6 +155,7 @@ def check_types(given: Mapping[str, Any], dataclasses: tuple[type, ...], source:
     unknown = sorted(set(given) - known.keys(), key=str)
     if unknown:
         raise ValueError(f"{source}: there are no arguments {', '.join(map(str, unknown))}. --help lists all.")
+    given = {name: _as_text(value) if _fits(_as_text(value), hints[name]) else value for name, value in given.items()}
     for name, value in given.items():
         if not _fits(value, hints[name]):
             raise ValueError(f"{source}: {name} must be of type {_describe(hints[name])}, got {value!r}.")
@@ -163,6 +165,11 @@ def check_types(given: Mapping[str, Any], dataclasses: tuple[type, ...], source:
     for name, field in known.items():
         if name not in given and field.default is MISSING and field.default_factory is MISSING:
             raise ValueError(f"{source}: {name} is missing.")
+    return given
+
+
+def _as_text(value: Any) -> Any:
+    return str(value) if type(value) is int else value
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -187,7 +194,9 @@ def _fits(value: Any, hint: Any) -> bool:
 def _describe(hint: Any) -> str:
     if get_origin(hint) in (Union, types.UnionType):
         return " or ".join(map(_describe, get_args(hint)))
-    return {type(None): "null"}.get(hint, getattr(hint, "__name__", str(hint)))
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return " or ".join(str(each.value) for each in hint)
+    return "null" if hint is type(None) else str(hint) if get_args(hint) else getattr(hint, "__name__", str(hint))
 
 
 def check_ranges(values: Mapping[str, Any]):
@@ -215,6 +224,10 @@ def check_ranges(values: Mapping[str, Any]):
         raise ValueError(f"--min_scale must be at most --max_scale, got {smallest} and {largest}.")
     if values.get("do_train") is False and not values.get("do_eval"):
         raise ValueError("--do_train False leaves nothing to do: pass --do_eval too, or leave both out for both.")
+    if values.get("do_eval") and not values.get("do_train") and values.get("eval_strategy", "no") != "no":
+        raise ValueError(
+            "--do_eval without --do_train trains nothing, but --eval_strategy does. Leave one of them out."
+        )
     for name in ("dataloader_persistent_workers", "dataloader_multiprocessing_context"):
         if values.get(name) and not values.get("dataloader_num_workers"):
             raise ValueError(f"--{name} needs --dataloader_num_workers of at least 1.")
@@ -308,13 +321,20 @@ def _conditions(values: Mapping[str, Any]) -> list[tuple[tuple[str, ...], bool, 
             (("eval_delay",), get("eval_strategy") != "no", "without --eval_strategy"),
             (("save_total_limit",), save_strategy != "no", "with --save_strategy no"),
             (("metric_for_best_model", "greater_is_better"), bool(uses_best), "without --load_best_model_at_end"),
-            (("push_to_hub",), not _only_evaluates(values), "with --do_eval and without --do_train"),
+            (
+                ("push_to_hub", "max_steps", "num_train_epochs", "max_train_samples", "learning_rate", "use_peft"),
+                not only_evaluates(values),
+                "with --do_eval and without --do_train",
+            ),
         ]
     return conditions
 
 
-def _only_evaluates(values: Mapping[str, Any]) -> bool:
-    return bool(values.get("do_eval")) and not values.get("do_train")
+def only_evaluates(values: Mapping[str, Any]) -> bool:
+    """Whether a run of `Trainer` with these arguments makes no step."""
+    # `TrainingArguments` sets `do_eval` itself for evaluation during training.
+    is_during_training = str(getattr(values["eval_strategy"], "value", values["eval_strategy"])) != "no"
+    return bool(values["do_eval"]) and not values["do_train"] and not is_during_training
 
 
 def parse_options(text: str | None) -> dict[str, str]:
@@ -367,5 +387,6 @@ __all__ = [
     "check_trackers",
     "check_types",
     "find_without_effect",
+    "only_evaluates",
     "parse_options",
 ]

@@ -260,8 +260,7 @@ def parse_arguments(run_type: type, description: str, arguments: Sequence[str] |
     types = (ModelArguments, DataArguments, MethodArguments, run_type)
     parser = Parser(types, description=description, formatter_class=HelpFormatter)
     if len(arguments) == 1 and arguments[0].endswith((".json", ".yaml", ".yml")):
-        given = _read_file(arguments[0])
-        check_types(given, types, arguments[0])
+        given = check_types(_read_file(arguments[0]), types, arguments[0])
     else:
         given = parser.parse_given(arguments)
     check_ranges(given)

@@ -14,7 +14,7 @@ from transformers import TrainingArguments, set_seed
 from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from ..processes import check_connected, part
-from .argument_checks import MEASURED, check_schedule, check_trackers, parse_options
+from .argument_checks import MEASURED, check_schedule, check_trackers, only_evaluates, parse_options
 from .arguments import DataArguments, MethodArguments, ModelArguments, TrainingError
 from .checkpoints import remove_old_checkpoints, replacing_files, saving
 from .outcome import Run, choose_repository, push, record, write_metrics, write_state
@@ -119,11 +119,10 @@ def train(
     """
     set_up_logging(training_args.process_index == 0)
     check_arguments(training_args, method_args)
-    # `TrainingArguments` sets `do_eval` itself for evaluation during training.
-    only_evaluates = training_args.do_eval and not training_args.do_train and training_args.eval_strategy == "no"
+    is_evaluation = only_evaluates(vars(training_args))
     output_dir = training_args.output_dir
-    with reserved(output_dir, RESULT_FILES if only_evaluates else FILES, find_tracker_folders(training_args)):
-        return _train(model_args, data_args, method_args, training_args, recipe, only_evaluates)
+    with reserved(output_dir, RESULT_FILES if is_evaluation else FILES, find_tracker_folders(training_args)):
+        return _train(model_args, data_args, method_args, training_args, recipe, is_evaluation)
 
 
 def _train(
@@ -132,10 +131,10 @@ def _train(
     method_args: MethodArguments,
     training_args: TrainingArguments,
     recipe: Recipe,
-    only_evaluates: bool,
+    is_evaluation: bool,
 ) -> SegmentationTrainer:
     output_dir, repo_id = training_args.output_dir, None
-    if not only_evaluates:
+    if not is_evaluation:
         announce(
             recipe,
             training_args.train_batch_size,
@@ -145,10 +144,10 @@ def _train(
         )
         repo_id = choose_repository(training_args)
     set_seed(training_args.seed)
-    setup = prepare(model_args, data_args, method_args, recipe, training_args.seed, do_train=not only_evaluates)
+    setup = prepare(model_args, data_args, method_args, recipe, training_args.seed, do_train=not is_evaluation)
     check_metric(training_args.metric_for_best_model, setup.data.id2label)
     num_examples = training_args.train_batch_size * training_args.world_size
-    if training_args.dataloader_drop_last and not only_evaluates and len(setup.train_dataset) < num_examples:
+    if training_args.dataloader_drop_last and not is_evaluation and len(setup.train_dataset) < num_examples:
         raise TrainingError(
             f"--dataloader_drop_last leaves nothing to train on: {len(setup.train_dataset)} examples are no batch of "
             f"{num_examples}. Leave it out."
@@ -184,7 +183,7 @@ def _train(
         num_processes=training_args.world_size,
         autocast_dtype=evaluation_dtype(training_args),
     )
-    if only_evaluates:
+    if is_evaluation:
         metrics = trainer.evaluate()
         log_metrics(trainer, metrics)
         if trainer.is_world_process_zero():

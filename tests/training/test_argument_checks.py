@@ -67,6 +67,7 @@ TRAINER = [
     ("--max_steps 0", "--max_steps must be at least 1 or -1, got 0"),
     ("--warmup_steps 2.5", "--warmup_steps must be a whole number, or below 1 for a share of all steps, got 2.5"),
     ("--save_steps 0", "--save_steps must be above 0, got 0"),
+    ("--do_eval --eval_strategy epoch", "--do_eval without --do_train trains nothing, but --eval_strategy does."),
     ("--eval_steps inf --eval_strategy steps", "--eval_steps must be at least 0, got inf"),
     ("--data_seed -1", "--data_seed must be at least 0"),
     ("--neftune_noise_alpha 5", "--neftune_noise_alpha is not supported: its noise is for embeddings of text"),
@@ -139,6 +140,12 @@ def test_what_has_no_effect_is_said(folder, arguments, message, run_type, capsys
         ("--eval_steps 3", "--eval_steps has no effect without --eval_strategy steps"),
         ("--metric_for_best_model mean_iou", "no effect without --load_best_model_at_end"),
         ("--push_to_hub --do_eval", "--push_to_hub has no effect with --do_eval and without --do_train"),
+        ("--push_to_hub --eval_strategy epoch", None),
+        ("--do_eval --max_steps 5", "--max_steps has no effect with --do_eval and without --do_train"),
+        (
+            "--lr_scheduler_type reduce_lr_on_plateau --eval_strategy epoch --warmup_steps 2",
+            "--warmup_steps has no effect with --lr_scheduler_type reduce_lr_on_plateau",
+        ),
         ("--max_steps 5 --num_train_epochs 2", "--num_train_epochs has no effect with a number of steps"),
         ("--max_steps 5 --warmup_steps 5", "--learning_rate is not reached: 5 steps of warm-up"),
         ("--max_steps 5 --warmup_steps 2", None),
@@ -185,7 +192,9 @@ def test_a_yes_needs_no_value(folder):
         ({"max_train_samples": 2.0}, "max_train_samples must be of type int or null, got 2.0"),
         ({"use_peft": "yes"}, "use_peft must be of type bool, got 'yes'"),
         ({"seed": True}, "seed must be of type int, got True"),
-        ({"lora_target_modules": "q_proj"}, "lora_target_modules must be of type list.*, got 'q_proj'"),
+        ({"lora_target_modules": "q_proj"}, r"lora_target_modules must be of type list\[str\], got 'q_proj'"),
+        ({"image_mean": [0.5, "x"]}, r"image_mean must be of type list\[float\] or null, got \[0.5, 'x'\]"),
+        ({"labels": 3}, "--labels 3 is neither a JSON file nor one of"),
         ({"decoder_type": "transformer"}, "decoder_type must be one of mask_transformer, linear, got 'transformer'"),
         ({"dataset_name": None}, "dataset_name must be of type str, got None"),
         ({"max_train_samples": 0}, "--max_train_samples must be at least 1, got 0"),
@@ -220,9 +229,12 @@ def test_files_of_arguments_that_cannot_be_read_are_named(folder, tmp_path):
 
 def test_numbers_in_yaml_are_those_of_its_second_edition(folder, tmp_path):
     file = tmp_path / "arguments.yaml"
-    file.write_text(f"dataset_name: {folder}\nlearning_rate: 1e-4\nadam_epsilon: 2.5E-8\n", encoding="utf-8")
+    text = f"dataset_name: {folder}\nlearning_rate: 1e-4\nadam_epsilon: 2.5E-8\neval_steps: 500\nseed: 7\n"
+    file.write_text(text, encoding="utf-8")
     args = parse_arguments(AccelerateArguments, "", [str(file)])[3]
     assert (args.learning_rate, args.adam_epsilon) == (1e-4, 2.5e-8)
+    # As on the command line, text may be a number.
+    assert (args.eval_steps, args.seed) == ("500", 7)
 
 
 def test_a_script_says_in_one_line_what_is_wrong(folder, monkeypatch, capsys):
