@@ -143,17 +143,28 @@ def _say_the_same(file: Path, results: Mapping[str, Any]) -> bool:
 def write_metrics(metrics: Mapping[str, Any], name: str, output_dir: str | Path):
     """
     Writes what `Trainer.save_metrics` does, complete or not at all: a file of these, and one of those of all names.
+    Where they are there already, and differ in nothing but how long it took, they stay.
 
     Raises:
         OutputError: if they cannot be written.
     """
-    together = Path(output_dir) / "all_results.json"
-    try:
-        others = json.loads(together.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        others = {}
-    for file, values in ((Path(output_dir) / f"{name}_results.json", metrics), (together, {**others, **metrics})):
+    own, together = Path(output_dir) / f"{name}_results.json", Path(output_dir) / "all_results.json"
+    others = _read_metrics(together)
+    if _without_times(metrics).items() <= _without_times(others).items() and own.exists():
+        return
+    for file, values in ((own, metrics), (together, {**others, **metrics})):
         write_text(file, json.dumps(values, indent=4, sort_keys=True))
+
+
+def _read_metrics(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _without_times(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in metrics.items() if not name.endswith(("_runtime", "_per_second"))}
 
 
 def write_state(state: TrainerState, folder: str | Path):

@@ -87,7 +87,9 @@ def decide_start(
         if num_steps > record.max_steps:
             raise TrainingError(_describe_too_many(f"The model in {folder}", num_steps, record.max_steps))
         if num_steps == record.max_steps:
-            _check_same(folder, finished, record, accept_changes, steps_left=0)
+            # Without a checkpoint, more steps would go on from nothing.
+            is_end = not accept_changes and find_last_checkpoint(folder) is None
+            _check_same(folder, finished, record, accept_changes, steps_left=None if is_end else 0)
             logger.info("The run is finished: %s holds the model after its %d steps.", folder, num_steps)
             return Start(is_done=True, is_saved=True, former=finished)
 

@@ -237,8 +237,8 @@ def _train(
         with saving(output_dir, output_dir):
             if not start.is_done:
                 write_metrics(result.metrics, "train", output_dir)
+            write_metrics(metrics, "eval", output_dir)
             if not is_known:
-                write_metrics(metrics, "eval", output_dir)
                 trainer.save_state()
         model = trainer.accelerator.unwrap_model(trainer.model)
         record(run, model, trainer.last_evaluation, course.final_record, repo_id, is_finished_before=start.is_done)

@@ -179,6 +179,25 @@ def change_a_mask(folder):
     labels.save(folder / "annotations" / "3.png")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_figures_of_a_finished_run_are_those_of_the_data_of_now(kind, dataset, copy_run):
+    folder = copy_run(kind)
+    before = contents(folder)
+    mean_iou = train(kind, dataset, folder, 7, "--max_eval_samples", 1).last_evaluation["mean_iou"]
+    assert mean_iou != json.loads(before[Path("results.json")])["mean_iou"]
+    assert json.loads((folder / "results.json").read_text())["mean_iou"] == mean_iou
+    assert contents(folder)[Path("model.safetensors")] == before[Path("model.safetensors")]
+    for name in ("eval_results.json", "all_results.json") if kind == "trainer" else ():
+        assert json.loads((folder / name).read_text())["eval_mean_iou"] == mean_iou
+
+
+def test_no_remedy_goes_on_from_nothing(dataset, tmp_path):
+    train("accelerate", dataset, tmp_path, 3, save="no")
+    for flags in ([], ["--accept_changes"]):
+        with pytest.raises(TrainingError, match="seed 42 -> 5. Name another --output_dir, or move away what is there"):
+            train("accelerate", dataset, tmp_path, 4 if flags else 3, "--seed", 5, *flags, save="no")
+
+
 def rename_a_label(folder):
     (folder / "id2label.json").write_text(json.dumps(["sky", "street", "car"]), encoding="utf-8")
 
