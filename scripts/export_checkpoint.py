@@ -37,13 +37,14 @@ def export(args: argparse.Namespace):
 
     from segmenter_hf.hub.origins import load_starting_weights
     from segmenter_hf.output_folders import temporary_folder
-    from segmenter_hf.outputs import check_output_dir, refuse_unwritable
+    from segmenter_hf.outputs import check_output_dir, making_folders, refuse_unwritable
 
     check_output_dir(args.output_dir)
     model = AutoModelForSemanticSegmentation.from_pretrained(args.model, dtype=torch.float16)
     image_processor = AutoImageProcessor.from_pretrained(args.model)
-    with refuse_unwritable(args.output_dir):
-        args.output_dir.mkdir(parents=True, exist_ok=True)
+    with refuse_unwritable(args.output_dir), making_folders(args.output_dir):
+        # They are the same weights, under the same terms, which are there before the weights are.
+        load_starting_weights(args.model).save_documents(args.output_dir)
         with temporary_folder(args.output_dir, ".exporting-") as folder:
             model.save_pretrained(folder)
             image_processor.save_pretrained(folder)
@@ -55,8 +56,6 @@ def export(args: argparse.Namespace):
                 # safetensors files are readable by their owner only; what ships must be readable by all.
                 file.chmod(0o644)
                 os.replace(file, args.output_dir / file.name)
-        # They are the same weights, under the same terms.
-        load_starting_weights(args.model).save_documents(args.output_dir)
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .outputs import OutputError, check_output_dir, refuse_unwritable
+from .outputs import OutputError, check_output_dir, making_folders, refuse_unwritable, remove_if_empty
 
 
 logger = logging.getLogger(__name__)
@@ -52,11 +52,9 @@ def replacing_folder(
                 check_output_dir(folder)
             except OutputError as error:
                 raise OutputError(f"{output_dir} cannot be written: {error}") from error
-    with contextlib.ExitStack() as undo:
+    with contextlib.ExitStack() as stack:
         with refuse_unwritable(output_dir, remedy):
-            for parent in reversed([each for each in output_dir.parents if not each.exists()]):
-                parent.mkdir(exist_ok=True)
-                undo.callback(_remove_if_empty, parent)
+            stack.enter_context(making_folders(output_dir.parent))
         with temporary_folder(output_dir.parent, prefix, output_dir) as folder:
             yield folder
             with refuse_unwritable(output_dir, remedy):
@@ -65,7 +63,6 @@ def replacing_folder(
                     (folder.parent / REPLACED).mkdir()
                     os.rename(output_dir, folder.parent / REPLACED / output_dir.name)
                 os.rename(folder, output_dir)
-        undo.pop_all()
 
 
 @contextlib.contextmanager
@@ -137,12 +134,7 @@ def _clear(folder: Path):
         shutil.rmtree(each, ignore_errors=True)
     # Last, so that what is left when this is stopped is cleared by the next.
     (folder / LOCK_NAME).unlink(missing_ok=True)
-    _remove_if_empty(folder)
-
-
-def _remove_if_empty(folder: Path):
-    with contextlib.suppress(OSError):
-        folder.rmdir()
+    remove_if_empty(folder)
 
 
 __all__ = ["clear_leftovers", "replacing_folder", "temporary_folder"]

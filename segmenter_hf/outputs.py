@@ -33,6 +33,22 @@ def refuse_unwritable(output: str | Path, remedy: str = "Name another place, or 
         raise OutputError(f"{output} cannot be written: {reason}. {remedy}") from error
 
 
+@contextlib.contextmanager
+def making_folders(folder: Path) -> Iterator:
+    """Makes a folder, and those above it, where they are missing. In the end, those that are empty are removed."""
+    with contextlib.ExitStack() as undo:
+        for missing in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
+            missing.mkdir(exist_ok=True)
+            undo.callback(remove_if_empty, missing)
+        yield
+
+
+def remove_if_empty(folder: Path):
+    """Removes a folder if there is nothing in it, and if it can be."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
 def check_output_dir(folder: str | Path):
     """
     Writes a file into a folder, or into the one that will hold it, and removes it again. Folders that are missing are
@@ -42,12 +58,10 @@ def check_output_dir(folder: str | Path):
         OutputError: if that is not possible: a file of that name, a read-only or full disk.
     """
     folder = Path(folder)
-    with refuse_unwritable(folder), contextlib.ExitStack() as undo:
+    with refuse_unwritable(folder), contextlib.ExitStack() as stack:
         if folder.exists() and not folder.is_dir():
             raise OutputError(f"{folder} is a file, expected a folder. Name another place.")
-        for parent in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
-            parent.mkdir(exist_ok=True)
-            undo.callback(_remove_if_empty, parent)
+        stack.enter_context(making_folders(folder))
         # Without a name, where the system has such files: nothing is left if this is killed.
         with tempfile.TemporaryFile(prefix=".probe-", dir=folder) as file:
             file.write(bytes(PROBE_BYTES))
@@ -77,11 +91,6 @@ def check_output_file(file: str | Path):
             raise OutputError(f"{file} cannot be written: {error}") from error
 
 
-def _remove_if_empty(folder: Path):
-    with contextlib.suppress(OSError):
-        folder.rmdir()
-
-
 @contextlib.contextmanager
 def replacing_file(file: str | Path) -> Iterator[Path]:
     """
@@ -104,8 +113,8 @@ def replacing_file(file: str | Path) -> Iterator[Path]:
 
 def write_text(file: str | Path, text: str):
     """
-    Writes a text file, in UTF-8 with line feeds, complete or not at all. Bytes of names that are not UTF-8 are
-    escaped. See [`replacing_file`].
+    Writes a text file, in UTF-8 with line feeds, complete or not at all; see [`replacing_file`]. What names of files
+    have in other encodings is escaped.
     """
     with replacing_file(file) as unfinished:
         unfinished.write_bytes(text.encode(errors="backslashreplace"))
@@ -115,7 +124,9 @@ __all__ = [
     "OutputError",
     "check_output_dir",
     "check_output_file",
+    "making_folders",
     "refuse_unwritable",
+    "remove_if_empty",
     "replacing_file",
     "write_text",
 ]

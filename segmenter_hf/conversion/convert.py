@@ -13,7 +13,7 @@ from ..configuration_segmenter import SegmenterConfig
 from ..image_processing_pil_segmenter import SegmenterImageProcessorPil
 from ..modeling_segmenter import SegmenterPreTrainedModel
 from ..output_folders import replacing_folder
-from ..outputs import OutputError
+from ..outputs import OutputError, refuse_unwritable
 from .encoders import EncoderOptions
 from .errors import ConversionError, refuse_os_errors
 from .formats import FORMATS, Converted, check_no_options, load, recognise, unwrap
@@ -41,30 +41,6 @@ MODEL_FILES = re.compile(
 # The card, which says what wrote it, and the licences and notices of the weights.
 CARD_FILE, CARD_MARK = "README.md", b"Converted by `segmenter_hf`"
 LICENCE_FILE, LICENCES = "LICENSE", Path(__file__).parents[1] / "hub" / "licences"
-# What files of terms are called, such as NOTICE, LICENSE.txt, MODEL_LICENSE and NOTICE-2.
-DOCUMENT_NAME = re.compile(
-    r"([\w.-]+[_-])?(licen[cs]es?|notices?|copying|copyright|patents|use[_-]policy)([._-][\w.-]*)?", re.IGNORECASE
-)
-# Files that may be called alike, and are none.
-OTHER_SUFFIXES = {
-    ".bin",
-    ".h5",
-    ".json",
-    ".npz",
-    ".onnx",
-    ".part",
-    ".pt",
-    ".pth",
-    ".py",
-    ".safetensors",
-    ".yaml",
-    ".yml",
-}
-
-
-def is_document(name: str) -> bool:
-    """Whether a file of that name holds terms: a notice or a licence."""
-    return DOCUMENT_NAME.fullmatch(name) is not None and Path(name).suffix.lower() not in OTHER_SUFFIXES
 
 
 def check_model_folder(output_dir: str | Path, overwrite: bool = False, source: str | Path | None = None) -> Path:
@@ -275,9 +251,9 @@ def save_checkpoint(
     Saves model and image processor into a folder.
 
     Raises:
-        ConversionError: if that fails, naming `output_dir`, the name that the folder is to have.
+        OutputError: if that fails, naming `output_dir`, the name that the folder is to have.
     """
-    with refuse_os_errors(f"{output_dir} cannot be written"), hide_progress_bars():
+    with refuse_unwritable(output_dir), hide_progress_bars():
         model.save_pretrained(folder)
         image_processor.save_pretrained(folder)
 

@@ -14,8 +14,8 @@ OMISSION = " [...] "
 class ConversionError(ValueError):
     """
     A source that cannot be converted. The message is one line, meant for the user. Parts of it may come from a broken
-    or hostile file, so line breaks and control characters are replaced by spaces, and bytes of names that are not
-    UTF-8 are escaped. Of a message that is too long the middle is left out, since its end has the remedy.
+    or hostile file, so line breaks and control characters are replaced by spaces, and bytes that are not UTF-8 are
+    escaped. Of a message that is too long the middle is left out, since its end has the remedy.
     """
 
     def __init__(self, message: str):

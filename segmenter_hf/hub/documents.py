@@ -11,13 +11,32 @@ import yaml
 from huggingface_hub import snapshot_download
 from huggingface_hub.repocard import metadata_load
 
-from ..conversion.convert import CARD_FILE, OTHER_SUFFIXES, is_document
+from ..conversion.convert import CARD_FILE
 from ..conversion.download import httpx
 from ..outputs import refuse_unwritable, replacing_file
 
 
 logger = logging.getLogger(__name__)
 
+# What files of terms are called, such as NOTICE, LICENSE.txt, MODEL_LICENSE and NOTICE-2.
+DOCUMENT_NAME = re.compile(
+    r"([\w.-]+[_-])?(licen[cs]es?|notices?|copying|copyright|patents|use[_-]policy)([._-][\w.-]*)?", re.IGNORECASE
+)
+# Files that may be called alike, and are none.
+OTHER_SUFFIXES = {
+    ".bin",
+    ".h5",
+    ".json",
+    ".npz",
+    ".onnx",
+    ".part",
+    ".pt",
+    ".pth",
+    ".py",
+    ".safetensors",
+    ".yaml",
+    ".yml",
+}
 # Of the files in the cache of the Hub, to which the names in its folders are links.
 BLOB_NAME = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 # Names of documents as the Hub takes them, to whom upper and lower case differ.
@@ -30,6 +49,11 @@ HUB_PATTERNS = [
     ),
 ]
 HUB_IGNORED = ["*/*", *(f"*{suffix}" for suffix in sorted(OTHER_SUFFIXES))]
+
+
+def is_document(name: str) -> bool:
+    """Whether a file of that name holds terms: a notice or a licence."""
+    return DOCUMENT_NAME.fullmatch(name) is not None and Path(name).suffix.lower() not in OTHER_SUFFIXES
 
 
 def is_own_file(file: Path) -> bool:
@@ -109,6 +133,7 @@ def _numbered(name: str) -> Iterator[str]:
 
 __all__ = [
     "fetch_documents",
+    "is_document",
     "is_own_file",
     "read_documents",
     "read_metadata",

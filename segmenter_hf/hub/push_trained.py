@@ -15,8 +15,8 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from ..conversion.convert import is_document
 from ..outputs import write_text
+from .documents import is_document
 from .names import HUB_TOKEN, hide_paths_in_json
 from .push import (
     CARD_FILE,

@@ -17,7 +17,14 @@ from filelock import FileLock, Timeout
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME
 
-from ..outputs import OutputError, check_output_dir, check_output_file, refuse_unwritable, write_text
+from ..outputs import (
+    OutputError,
+    check_output_dir,
+    check_output_file,
+    making_folders,
+    refuse_unwritable,
+    write_text,
+)
 from .arguments import TrainingError
 from .checkpoints import RECORD_NAME, clear_unfinished, describe_remains
 
@@ -102,9 +109,7 @@ def reserved(output_dir: str | Path, names: Iterable[str] = (), others: Iterable
 @contextlib.contextmanager
 def _lock(folder: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
-        for parent in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
-            parent.mkdir(exist_ok=True)
-            stack.callback(_remove_if_empty, parent)
+        stack.enter_context(making_folders(folder))
         file, holder = folder / LOCK_NAME, folder / HOLDER_NAME
         lock = FileLock(file)
         stack.callback(lock.release, force=True)
@@ -177,11 +182,6 @@ def _remove_file(file: Path):
     # Of a disk that can no longer be written to, the run has said so.
     with contextlib.suppress(OSError):
         file.unlink()
-
-
-def _remove_if_empty(folder: Path):
-    with contextlib.suppress(OSError):
-        folder.rmdir()
 
 
 __all__ = ["FILES", "RESULT_FILES", "by_first_process", "reserved"]

@@ -1,5 +1,7 @@
 """The export script, run as a user runs it."""
 
+import errno
+import runpy
 import subprocess
 import sys
 
@@ -11,6 +13,9 @@ from transformers import AutoModelForSemanticSegmentation
 from segmenter_hf import SegmenterForSemanticSegmentation, SegmenterImageProcessor
 
 from ..common import REPOSITORY, tiny_config
+
+
+SCRIPT = REPOSITORY / "scripts" / "export_checkpoint.py"
 
 
 @pytest.mark.slow
@@ -25,8 +30,7 @@ def test_halves_the_weights_and_leaves_what_else_is_there(tmp_path):
     (shipped / "README.md").write_text("card")
     (shipped / "NOTICE").write_text("mine")
 
-    command = [sys.executable, REPOSITORY / "scripts" / "export_checkpoint.py", tmp_path / "trained", shipped]
-    subprocess.run(command, check=True, cwd=REPOSITORY)
+    subprocess.run([sys.executable, SCRIPT, tmp_path / "trained", shipped], check=True, cwd=REPOSITORY)
 
     weights = load_file(shipped / "model.safetensors")
     assert {weight.dtype for weight in weights.values()} == {torch.float16}
@@ -38,3 +42,19 @@ def test_halves_the_weights_and_leaves_what_else_is_there(tmp_path):
     assert (shipped / "README.md").read_text() == "card" and (shipped / "NOTICE").read_text() == "mine"
     assert (shipped / "NOTICE-2").read_text() == "theirs", "the terms of the weights come along"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["shipped", "trained"]
+
+
+def test_a_disk_that_is_full_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    SegmenterForSemanticSegmentation(tiny_config()).save_pretrained(tmp_path / "trained")
+    SegmenterImageProcessor().save_pretrained(tmp_path / "trained")
+
+    def fail(self, folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(SegmenterImageProcessor, "save_pretrained", fail)
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(tmp_path / "trained"), str(tmp_path / "new" / "shipped")])
+    with pytest.raises(SystemExit) as exit:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert exit.value.code == 2
+    assert "shipped cannot be written: No space left on device. " in capsys.readouterr().err.splitlines()[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["trained"]
