@@ -6,12 +6,14 @@ Save a trained model for shipping: float16 weights that load as float32, at half
 
 COST: seconds. RESULT: OUTPUT_DIR with model.safetensors in float16, config.json with "dtype": "float32", the image
 processor's settings and the code that loads them. Those of its files that are there already are replaced, once all are
-written; others in OUTPUT_DIR, such as README and NOTICE, are left alone. Notices and licences of MODEL come along.
+written; others in OUTPUT_DIR, such as README and NOTICE, are left alone. Notices and licences of MODEL come along, and
+its card where OUTPUT_DIR has none, which states the licence and what the weights were made from.
 """
 
 import argparse
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -34,17 +36,23 @@ def parse_arguments() -> argparse.Namespace:
 def export(args: argparse.Namespace):
     import torch
     from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+    from transformers.utils import cached_file
 
+    from segmenter_hf.conversion.convert import CARD_FILE
     from segmenter_hf.hub.origins import load_starting_weights
     from segmenter_hf.output_folders import temporary_folder
-    from segmenter_hf.outputs import check_output_dir, making_folders, refuse_unwritable
+    from segmenter_hf.outputs import check_output_dir, making_folders, refuse_unwritable, replacing_file
 
     check_output_dir(args.output_dir)
     model = AutoModelForSemanticSegmentation.from_pretrained(args.model, dtype=torch.float16)
     image_processor = AutoImageProcessor.from_pretrained(args.model)
+    card = cached_file(args.model, CARD_FILE, _raise_exceptions_for_missing_entries=False)
     with refuse_unwritable(args.output_dir), making_folders(args.output_dir):
         # They are the same weights, under the same terms, which are there before the weights are.
         load_starting_weights(args.model).save_documents(args.output_dir)
+        if card is not None and not (args.output_dir / CARD_FILE).exists():
+            with replacing_file(args.output_dir / CARD_FILE) as unfinished:
+                shutil.copyfile(card, unfinished)
         with temporary_folder(args.output_dir, ".exporting-") as folder:
             model.save_pretrained(folder)
             image_processor.save_pretrained(folder)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSemanticSegmentation
 
 from segmenter_hf import SegmenterForSemanticSegmentation, SegmenterImageProcessor
+from segmenter_hf.hub.origins import Terms, load_starting_weights
 
 from ..common import REPOSITORY, tiny_config
 
@@ -44,6 +45,24 @@ def test_halves_the_weights_and_leaves_what_else_is_there(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["shipped", "trained"]
 
 
+def run_main(monkeypatch, *arguments) -> int:
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    return exit.value.code
+
+
+def test_a_licence_that_only_the_card_states_comes_along(tmp_path, monkeypatch):
+    SegmenterForSemanticSegmentation(tiny_config()).save_pretrained(tmp_path / "trained")
+    SegmenterImageProcessor().save_pretrained(tmp_path / "trained")
+    card = "---\nlicense: cc-by-nc-4.0\nbase_model: lab/start\n---\n"
+    (tmp_path / "trained" / "README.md").write_text(card)
+
+    assert run_main(monkeypatch, tmp_path / "trained", tmp_path / "shipped") == 0
+    start = load_starting_weights(str(tmp_path / "shipped"))
+    assert start.terms == Terms("cc-by-nc-4.0") and start.base_model == "lab/start"
+
+
 def test_a_disk_that_is_full_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys):
     SegmenterForSemanticSegmentation(tiny_config()).save_pretrained(tmp_path / "trained")
     SegmenterImageProcessor().save_pretrained(tmp_path / "trained")
@@ -52,9 +71,6 @@ def test_a_disk_that_is_full_is_one_line_and_leaves_nothing(tmp_path, monkeypatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(SegmenterImageProcessor, "save_pretrained", fail)
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(tmp_path / "trained"), str(tmp_path / "new" / "shipped")])
-    with pytest.raises(SystemExit) as exit:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
-    assert exit.value.code == 2
+    assert run_main(monkeypatch, tmp_path / "trained", tmp_path / "new" / "shipped") == 2
     assert "shipped cannot be written: No space left on device. " in capsys.readouterr().err.splitlines()[-1]
     assert [path.name for path in tmp_path.iterdir()] == ["trained"]
