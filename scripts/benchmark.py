@@ -36,7 +36,7 @@ from PIL import Image
 
 
 try:
-    from segmenter_hf.command_line import run
+    from segmenter_hf.command_line import run, user_path
 # While torch is loaded, which takes seconds. What else takes long, or may be missing, is imported in functions.
 except KeyboardInterrupt:
     print("benchmark.py: interrupted.", file=sys.stderr)
@@ -271,7 +271,7 @@ def parse_arguments() -> argparse.Namespace:
     augmentation.add_argument("--repeats", type=int, default=3, help="rounds, of which the median counts (default: 3)")
     augmentation.set_defaults(run=benchmark_augmentation)
     for command in commands.choices.values():
-        command.add_argument("--output_file", type=Path, help="JSON file to write (default: only print)")
+        command.add_argument("--output_file", type=user_path, help="JSON file to write (default: only print)")
     return parser.parse_args()
 
 

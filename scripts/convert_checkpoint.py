@@ -33,11 +33,10 @@ AutoModelForSemanticSegmentation and pipeline("image-segmentation") load; its ou
 
 import argparse
 import sys
-from pathlib import Path
 
 
 try:
-    from segmenter_hf.command_line import run
+    from segmenter_hf.command_line import run, user_path
 # While torch is loaded, which takes seconds. What else takes long, or may be missing, is imported in functions.
 except KeyboardInterrupt:
     print("convert_checkpoint.py: interrupted.", file=sys.stderr)
@@ -71,7 +70,10 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("source", metavar="SOURCE", nargs="?", help="file, folder, or timm:NAME; not with --released")
     parser.add_argument(
-        "output_dir", metavar="OUTPUT_DIR", help="folder to write; without --overwrite it must be empty or not exist"
+        "output_dir",
+        metavar="OUTPUT_DIR",
+        type=user_path,
+        help="folder to write; without --overwrite it must be empty or not exist",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what conversion wrote into OUTPUT_DIR")
     parser.add_argument("--format", choices=FORMATS, help="the format of SOURCE, where its contents should not tell")
@@ -83,7 +85,9 @@ def parse_arguments() -> argparse.Namespace:
 
     released = parser.add_argument_group("released checkpoints")
     released.add_argument("--released", metavar="NAME", help="the released checkpoint to download and convert")
-    released.add_argument("--cache_dir", help="folder of downloads (default: segmenter_hf in Hugging Face's cache)")
+    released.add_argument(
+        "--cache_dir", type=user_path, help="folder of downloads (default: segmenter_hf in Hugging Face's cache)"
+    )
     released.add_argument("--list_released", action=ListReleased, nargs=0, help="print the released checkpoints, exit")
 
     encoders = parser.add_argument_group("encoders", "What their files do not say, or you want otherwise.")
@@ -177,11 +181,11 @@ def push(args: argparse.Namespace, model):
     from segmenter_hf.hub.push import make_manifest, push_folder, write_documents
     from segmenter_hf.hub.results import published_results
 
-    folder = Path(args.output_dir)
     if args.released is not None:
         row = find_released(args.released)
-        write_documents(folder, row, args.repo_id, "main", published_results(row), model)
-    uploaded = push_folder(HfApi(), folder, args.repo_id, make_manifest(folder), private=args.private)
+        write_documents(args.output_dir, row, args.repo_id, "main", published_results(row), model)
+    manifest = make_manifest(args.output_dir)
+    uploaded = push_folder(HfApi(), args.output_dir, args.repo_id, manifest, private=args.private)
     print(f"{args.repo_id}: {len(uploaded)} files uploaded")
 
 

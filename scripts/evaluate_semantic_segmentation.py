@@ -15,12 +15,11 @@ Classes that do not occur are null. The same as training's own evaluation gives,
 
 import argparse
 import sys
-from pathlib import Path
 
 
 try:
     from segmenter_hf import default_checkpoint
-    from segmenter_hf.command_line import run
+    from segmenter_hf.command_line import run, user_path
     from segmenter_hf.processes import leave
 # While torch is loaded, which takes seconds. What else takes long, or may be missing, is imported in functions.
 except KeyboardInterrupt:
@@ -79,9 +78,9 @@ def parse_arguments() -> argparse.Namespace:
     )
 
     output = parser.add_argument_group("output")
-    output.add_argument("--output_file", type=Path, help="JSON file to write (default: only print)")
+    output.add_argument("--output_file", type=user_path, help="JSON file to write (default: only print)")
     output.add_argument("--worst_cases", type=int, default=0, metavar="N", help="draw the N images that went worst")
-    output.add_argument("--worst_cases_dir", type=Path, help="folder for those pictures")
+    output.add_argument("--worst_cases_dir", type=user_path, help="folder for those pictures")
     args = parser.parse_args()
     if (args.worst_cases > 0) != (args.worst_cases_dir is not None):
         parser.error("--worst_cases and --worst_cases_dir belong together")

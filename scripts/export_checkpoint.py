@@ -15,11 +15,10 @@ import json
 import os
 import shutil
 import sys
-from pathlib import Path
 
 
 try:
-    from segmenter_hf.command_line import run
+    from segmenter_hf.command_line import run, user_path
 # While torch is loaded, which takes seconds. What else takes long, or may be missing, is imported in functions.
 except KeyboardInterrupt:
     print("export_checkpoint.py: interrupted.", file=sys.stderr)
@@ -29,7 +28,7 @@ except KeyboardInterrupt:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="folder or Hub id of a Segmenter")
-    parser.add_argument("output_dir", type=Path, help="folder to write into")
+    parser.add_argument("output_dir", type=user_path, help="folder to write into")
     return parser.parse_args()
 
 

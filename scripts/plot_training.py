@@ -17,7 +17,7 @@ from pathlib import Path
 
 
 try:
-    from segmenter_hf.command_line import run
+    from segmenter_hf.command_line import run, user_path
 # While torch is loaded, which takes seconds. What else takes long, or may be missing, is imported in functions.
 except KeyboardInterrupt:
     print("plot_training.py: interrupted.", file=sys.stderr)
@@ -26,8 +26,8 @@ except KeyboardInterrupt:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output folders of training")
-    parser.add_argument("--output_file", type=Path, default=Path("curves.png"), help="default: curves.png")
+    parser.add_argument("runs", nargs="+", type=user_path, metavar="RUN", help="output folders of training")
+    parser.add_argument("--output_file", type=user_path, default=Path("curves.png"), help="default: curves.png")
     parser.add_argument("--names", nargs="+", help="names of the runs, in their order (default: of the folders)")
     parser.add_argument(
         "--smooth", type=float, default=0.0, help="from 0, the default, to less than 1: how much to smooth losses"

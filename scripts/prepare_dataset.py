@@ -19,7 +19,7 @@ from pathlib import Path
 
 
 try:
-    from segmenter_hf.command_line import print_line, run
+    from segmenter_hf.command_line import print_line, run, user_path
 # While torch is loaded, which takes seconds. What else takes long, or may be missing, is imported in functions.
 except KeyboardInterrupt:
     print("prepare_dataset.py: interrupted.", file=sys.stderr)
@@ -36,9 +36,12 @@ def parse_arguments() -> argparse.Namespace:
         description=description, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("dataset", choices=("ade20k", "cityscapes", "pascal_context"), help="which download it is")
-    parser.add_argument("source", metavar="SOURCE", type=Path, help="its folder")
+    parser.add_argument("source", metavar="SOURCE", type=user_path, help="its folder")
     parser.add_argument(
-        "output_dir", metavar="OUTPUT_DIR", type=Path, help="folder to write; without --overwrite it must be empty"
+        "output_dir",
+        metavar="OUTPUT_DIR",
+        type=user_path,
+        help="folder to write; without --overwrite it must be empty",
     )
     parser.add_argument(
         "--num_classes",

@@ -21,7 +21,7 @@ from pathlib import Path
 
 
 try:
-    from segmenter_hf.command_line import print_line, run
+    from segmenter_hf.command_line import print_line, run, user_path
 # While torch is loaded, which takes seconds. What else takes long, or may be missing, is imported in functions.
 except KeyboardInterrupt:
     print("push_all_to_hub.py: interrupted.", file=sys.stderr)
@@ -43,8 +43,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dry_run", action="store_true", help="make and verify everything, list it, and push nothing")
     parser.add_argument("--private", action="store_true", help="make new repositories and collections private")
     parser.add_argument("--tag", default=TAG, help="tag of the pushed contents, which the cards pin (%(default)s)")
-    parser.add_argument("--work_dir", help="where repositories are assembled (default: in Hugging Face's cache)")
-    parser.add_argument("--cache_dir", help="where downloads are kept (default: in Hugging Face's cache)")
+    parser.add_argument(
+        "--work_dir", type=user_path, help="where repositories are assembled (default: in Hugging Face's cache)"
+    )
+    parser.add_argument(
+        "--cache_dir", type=user_path, help="where downloads are kept (default: in Hugging Face's cache)"
+    )
     return parser.parse_args()
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 
 try:
-    from segmenter_hf.command_line import run
+    from segmenter_hf.command_line import run, user_path
 # While torch is loaded, which takes seconds. What else takes long, or may be missing, is imported in functions.
 except KeyboardInterrupt:
     print("write_model_cards.py: interrupted.", file=sys.stderr)
@@ -49,7 +49,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar=("RELEASED_NAME", "RESULTS_FILE"),
         help="add a measured figure of a released checkpoint; may be given several times",
     )
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="default: model_cards of this repository")
+    parser.add_argument("--folder", type=user_path, default=FOLDER, help="default: model_cards of this repository")
     args = parser.parse_args()
     if args.check and args.add_results:
         parser.error("--check writes nothing: leave out --add_results")

@@ -1,6 +1,7 @@
 """How the scripts end: one line and an exit code that says how it went, never a traceback for what a user can mend."""
 
 import io
+import os.path
 import sys
 import time
 from collections.abc import Callable
@@ -72,9 +73,14 @@ def run(
         processes.part()
 
 
+def user_path(text: str) -> Path:
+    """A path as a user names it. Shells leave `~` to the command in `--output_file=~/curves.png` and in quotes."""
+    return Path(os.path.expanduser(text))
+
+
 def print_line(message: str):
     """Prints a message to standard error in one line, after the name of the script."""
     print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
 
 
-__all__ = ["INTERRUPTED", "SECONDS_TO_WAIT", "print_line", "run"]
+__all__ = ["INTERRUPTED", "SECONDS_TO_WAIT", "print_line", "run", "user_path"]

@@ -110,6 +110,8 @@ class AccelerateArguments:
     hub_private_repo: bool | None = field(default=None, metadata={"help": "Whether a new repository is private."})
 
     def __post_init__(self):
+        # As `TrainingArguments` does.
+        self.output_dir = os.path.expanduser(self.output_dir)
         if isinstance(self.lr_scheduler_kwargs, str):
             try:
                 self.lr_scheduler_kwargs = json.loads(self.lr_scheduler_kwargs)

@@ -5,8 +5,10 @@ import runpy
 import sys
 
 import pytest
+from transformers import TrainingArguments
 
 import segmenter_hf
+from segmenter_hf.training.with_accelerate import AccelerateArguments
 from tests.common import REPOSITORY
 from tests.training.test_curves import make_history, write_state
 
@@ -50,6 +52,33 @@ def test_ctrl_c_is_one_line(name, run_main, monkeypatch):
     assert (code, output) == (130, "")
     (line,) = errors.splitlines()
     assert line.startswith(f"{name}.py: interrupted. Run it again")
+
+
+# Arguments by which a script writes into the home folder.
+OUTPUTS = {
+    "benchmark": ["metric", "--output_file=~/out"],
+    "convert_checkpoint": ["source", "~/out"],
+    "evaluate_semantic_segmentation": ["--dataset_name=data", "--output_file=~/out"],
+    "export_checkpoint": ["model", "~/out"],
+    "plot_training": ["run", "--output_file=~/out"],
+    "prepare_dataset": ["ade20k", "source", "~/out"],
+    "push_all_to_hub": ["--org=lab", "--work_dir=~/out"],
+    "write_model_cards": ["--folder=~/out"],
+}
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_tilde_is_the_home_folder(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *OUTPUTS[name]])
+    script = runpy.run_path(str(REPOSITORY / "scripts" / f"{name}.py"))
+    assert tmp_path / "out" in vars(script["parse_arguments"]()).values()
+
+
+@pytest.mark.parametrize("arguments", [AccelerateArguments, TrainingArguments])
+def test_tilde_is_the_home_folder_of_trainings(arguments, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert arguments(output_dir="~/out").output_dir == str(tmp_path / "out")
 
 
 class InterruptingFinder:
