@@ -299,9 +299,10 @@ def benchmark(args: argparse.Namespace):
 
 
 def main() -> int:
-    args = parse_arguments()
     # Those of datasets that are not there, or of another kind.
-    return run(lambda: benchmark(args), (OSError, ValueError), if_interrupted="Run it again.", extra="evaluate")
+    return run(
+        lambda: benchmark(parse_arguments()), (OSError, ValueError), if_interrupted="Run it again.", extra="evaluate"
+    )
 
 
 if __name__ == "__main__":

@@ -71,8 +71,9 @@ def compute(args: argparse.Namespace):
 
 
 def main() -> int:
-    args = parse_arguments()
-    return run(lambda: compute(args), (OSError, ValueError), if_interrupted="Run it again.", extra="train")
+    return run(
+        lambda: compute(parse_arguments()), (OSError, ValueError), if_interrupted="Run it again.", extra="train"
+    )
 
 
 if __name__ == "__main__":

@@ -66,9 +66,10 @@ def export(args: argparse.Namespace):
 
 
 def main() -> int:
-    args = parse_arguments()
     # OSError and ValueError: those of transformers about a model that is not there, or is none of a Segmenter.
-    return run(lambda: export(args), (OSError, ValueError), if_interrupted="Run it again.", extra="convert")
+    return run(
+        lambda: export(parse_arguments()), (OSError, ValueError), if_interrupted="Run it again.", extra="convert"
+    )
 
 
 if __name__ == "__main__":

@@ -48,8 +48,9 @@ def plot(args: argparse.Namespace):
 
 
 def main() -> int:
-    args = parse_arguments()
-    return run(lambda: plot(args), (OSError, ValueError), if_interrupted="Run it again.", extra="plot,train")
+    return run(
+        lambda: plot(parse_arguments()), (OSError, ValueError), if_interrupted="Run it again.", extra="plot,train"
+    )
 
 
 if __name__ == "__main__":

@@ -78,8 +78,7 @@ def write(args: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    args = parse_arguments()
-    return run(lambda: write(args), (OSError, ValueError), extra="convert,evaluate")
+    return run(lambda: write(parse_arguments()), (OSError, ValueError), extra="convert,evaluate")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """How scripts end when they are interrupted, or a library is missing."""
 
+import argparse
 import importlib
 import runpy
 import sys
@@ -48,6 +49,15 @@ def interrupt(*args, **kwargs):
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_ctrl_c_is_one_line(name, run_main, monkeypatch):
     monkeypatch.setattr(SCRIPTS[name][1], interrupt)
+    code, output, errors = run_main(name)
+    assert (code, output) == (130, "")
+    (line,) = errors.splitlines()
+    assert line.startswith(f"{name}.py: interrupted. Run it again")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_ctrl_c_while_arguments_are_read_is_one_line(name, run_main, monkeypatch):
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", interrupt)
     code, output, errors = run_main(name)
     assert (code, output) == (130, "")
     (line,) = errors.splitlines()
