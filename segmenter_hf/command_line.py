@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tqdm import tqdm
+
 from . import processes
 from .outputs import OutputError
 from .processes import ProcessesError
@@ -80,6 +82,9 @@ def user_path(text: str) -> Path:
 
 def print_line(message: str):
     """Prints a message to standard error in one line, after the name of the script."""
+    # Below bars of progress, not behind them.
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
     print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
 
 

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from tqdm.auto import tqdm
 
 from segmenter_hf.command_line import SECONDS_TO_WAIT, run
 from segmenter_hf.outputs import OutputError
@@ -39,6 +40,16 @@ def test_ctrl_c_is_one_line(capsys, monkeypatch):
 
     assert run(lambda: fail(KeyboardInterrupt())) == 130
     assert capsys.readouterr().err == "train.py: interrupted. Run it again to go on.\n"
+
+
+def test_a_line_is_not_behind_a_bar_of_progress(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["scripts/train.py"])
+    bar = tqdm(total=3)
+    bar.update()
+
+    assert run(lambda: fail(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "train.py: interrupted. Run it again to go on."
+    assert bar.disable
 
 
 def test_the_first_process_speaks_for_all_but_of_what_one_alone_met(capsys, monkeypatch):
