@@ -26,6 +26,7 @@ from ..hub.names import hide_paths_in_results
 from ..hub.push import CARD_FILE, PushError
 from ..hub.push_trained import check_repository, push_trained, save_card
 from ..hub.trained_card import make_trained_card
+from ..hub.trained_text import FOLDER
 from ..hub.training_facts import TrainingFacts
 from ..outputs import refuse_unwritable, replacing_file, write_text
 from .argument_checks import parse_options
@@ -80,7 +81,7 @@ def record(
         training ([`RunRecord`], *optional*): How it was trained; `None` where the run only evaluated.
         repo_id (`str`, *optional*): The repository that the model is pushed to.
         is_finished_before (`bool`, *optional*): Whether the run has only evaluated what was trained already. Figures
-            and card that are there and say the same then stay as they are.
+            and card that are there and say the same then stay as they are, but for the name of a repository.
 
     Raises:
         OutputError: if they cannot be written.
@@ -112,7 +113,13 @@ def record(
     with refuse_unwritable(file, remedy):
         if not is_known:
             write_results(results, file)
-        if training is None or (is_known and (output_dir / CARD_FILE).exists()):
+        if training is None:
+            return results
+        if is_known and (output_dir / CARD_FILE).exists():
+            # As when the run was made without --push_to_hub. What was written into the card since is kept.
+            text = (output_dir / CARD_FILE).read_text(encoding="utf-8")
+            if repo_id is not None and FOLDER in text:
+                write_text(output_dir / CARD_FILE, text.replace(FOLDER, repo_id))
             return results
         # Notices and licences first, as the card names them.
         start = setup.start.save_documents(output_dir)

@@ -89,6 +89,21 @@ def test_a_finished_run_is_left_as_it_is(kind, dataset, copy_run, caplog):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_finished_run_that_is_pushed_later_says_where_it_is(kind, dataset, copy_run, monkeypatch):
+    folder = copy_run(kind)
+    module = {"trainer": with_trainer, "accelerate": with_accelerate}[kind]
+    monkeypatch.setattr(module, "choose_repository", lambda args: args.hub_model_id if args.push_to_hub else None)
+    pushed = []
+    monkeypatch.setattr(module, "push", lambda args, repo_id: pushed.append((folder / "README.md").read_text()))
+    mine = "Noted by hand."
+    with open(folder / "README.md", "a", encoding="utf-8") as card:
+        card.write(mine)
+    train(kind, dataset, folder, 7, "--push_to_hub", "--hub_model_id", "lab/model")
+    (card,) = pushed
+    assert '"lab/model"' in card and "path/to/this/folder" not in card and mine in card
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_a_kill_at_the_end_left_out_is_written(kind, dataset, copy_run):
     """In the last evaluation, and before the model was saved."""
     folder = copy_run(kind)
