@@ -58,6 +58,13 @@ def decide_checkpoint(resume_from_checkpoint: str | bool | None, output_dir: str
             )
     else:
         checkpoint = Path(resume_from_checkpoint)
+        # The model at the end of a run has no optimiser.
+        names = [each.name for _, each in _list_checkpoints(checkpoint)]
+        if names:
+            raise TrainingError(
+                f"--resume_from_checkpoint {checkpoint} is the folder of a run. Name a checkpoint in it: "
+                f"{', '.join(names)}."
+            )
         problem = find_problem(checkpoint)
         if problem is not None:
             raise TrainingError(f"--resume_from_checkpoint {checkpoint} is no complete checkpoint ({problem}).")

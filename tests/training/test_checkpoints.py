@@ -79,6 +79,12 @@ def test_which_checkpoint_is_resumed(tmp_path):
     assert decide_checkpoint(None, tmp_path) == decide_checkpoint("true", tmp_path) == last
     assert decide_checkpoint(str(first), tmp_path) == first
     assert decide_checkpoint("False", tmp_path) is None
+    # What a run leaves at its end looks like a checkpoint, but for the optimiser.
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"global_step": 90}), encoding="utf-8")
+    with pytest.raises(
+        TrainingError, match=f"{tmp_path} is the folder of a run. Name a checkpoint in it: {first.name}, "
+    ):
+        decide_checkpoint(str(tmp_path), tmp_path)
     with pytest.raises(TrainingError, match="missing is no complete checkpoint"):
         decide_checkpoint(str(tmp_path / "missing"), tmp_path)
 
