@@ -33,7 +33,8 @@ def replacing_folder(
     begins with `prefix`; the next one with that parent clears it, and puts back what was about to be replaced.
 
     Args:
-        output_dir (`Path`): The folder to write, not by a link. Missing parents are made, and removed if all fails.
+        output_dir (`Path`): The folder to write; of a link, the one that it points to. Missing parents are made, and
+            removed if all fails.
         prefix (`str`): Such as `".converting-"`.
         check (`Callable`, *optional*): Raises an error if something would be lost with `output_dir`. Called at once,
             and again before the folder is replaced, which may be much later.
@@ -42,7 +43,11 @@ def replacing_folder(
     Raises:
         OutputError: if it cannot be written or replaced: at once, as far as can be told.
     """
+    # Renaming works beside the folder itself.
+    output_dir = Path(os.path.realpath(output_dir))
     with refuse_unwritable(output_dir, remedy):
+        if output_dir.is_symlink():
+            raise OutputError(f"{output_dir} is a link that leads back to itself. {remedy}")
         clear_leftovers(output_dir.parent, prefix)
         check()
         if os.path.ismount(output_dir):

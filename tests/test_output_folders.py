@@ -36,6 +36,15 @@ def test_a_folder_appears_with_its_parents_and_is_replaced_as_a_whole(tmp_path):
     assert os.listdir(output_dir.parent) == ["model"]
 
 
+def test_of_a_link_the_folder_that_it_points_to_is_replaced(tmp_path):
+    write(tmp_path / "disk" / "model", "old")
+    (tmp_path / "link").symlink_to("disk/model")
+    write(tmp_path / "link")
+
+    assert (tmp_path / "link").is_symlink()
+    assert contents(tmp_path) == {"disk/model/file.txt": "new"}
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_what_fails_leaves_what_was_there_and_no_parents(error, tmp_path):
     write(tmp_path / "model", "old")
@@ -188,6 +197,10 @@ def test_what_cannot_be_a_folder_is_refused_before_the_work(tmp_path):
         with pytest.raises(OutputError, match="cannot be written: .*file is a file, expected a folder"):
             with replacing_folder(output_dir, PREFIX):
                 pytest.fail("work was begun")
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(OutputError, match="circle is a link that leads back to itself"):
+        with replacing_folder(tmp_path / "circle", PREFIX):
+            pytest.fail("work was begun")
     with pytest.raises(OutputError, match="/ is where a file system is mounted. Name a folder in it"):
         with replacing_folder(tmp_path.__class__("/"), PREFIX):
             pytest.fail("work was begun")

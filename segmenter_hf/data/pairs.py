@@ -318,6 +318,11 @@ def load_pairs(
     pairs = find_pairs(Path(folder).resolve(), named_splits, allow_others)
     if pairs is None:
         return None
+    for path in (path for files in pairs.values() for pair in files for path in pair):
+        try:
+            str(path).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"The path {str(path)!a} is not UTF-8, which `datasets` needs. Rename it.") from error
     # No mode: converting would turn the indices of palette files into greys, and clip 16 bits to 8.
     features = Features({"image": Image(), "annotation": Image()})
     return DatasetDict(

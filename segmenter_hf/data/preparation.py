@@ -34,6 +34,8 @@ BYTES_PER_SHARD = 500 * 2**20
 TEMPORARY_PREFIX = ".preparing-"
 CARD_FILE, CARD_MARK = "README.md", "Made by `scripts/prepare_dataset.py` of segmenter_hf"
 SHORT_NAMES = {"train": "train", "validation": "val"}
+# A dataset on disk may have got other splits from others.
+SHARD_NAME = re.compile(rf"data/({'|'.join(SHORT_NAMES)})-\d{{5}}-of-\d{{5}}\.parquet")
 
 # Train ids of the label ids 0 to 33, from cityscapesscripts/helpers/labels.py (of 4b832633e8ba). The licence plate,
 # label id and train id -1, is not part of images.
@@ -231,10 +233,7 @@ def prepare_dataset(
         OutputError: if `output_dir` cannot be written.
         PreparationError: if files are missing, or are not those of the data set; the message says how they should be.
     """
-    layout, source = LAYOUTS[name], Path(source)
-    with refuse_unwritable(output_dir):
-        # Of a link the folder that it points to, since beside it is where renaming works.
-        output_dir = Path(output_dir).resolve()
+    layout, source, output_dir = LAYOUTS[name], Path(source), Path(output_dir)
     with replacing_folder(output_dir, TEMPORARY_PREFIX, lambda: check_dataset_folder(output_dir, overwrite)) as folder:
         splits = find_splits(layout, source)
         with tqdm(
@@ -285,7 +284,7 @@ def _is_written(path: Path, folder: Path) -> bool:
         return name == "data" and path.is_dir() and not path.is_symlink()
     if name == CARD_FILE:
         return CARD_MARK in path.read_text(encoding="utf-8", errors="replace")
-    return name == FILE_NAME or re.fullmatch(r"data/\w+-\d{5}-of-\d{5}\.parquet", name) is not None
+    return name == FILE_NAME or SHARD_NAME.fullmatch(name) is not None
 
 
 def find_splits(layout: Layout, source: Path) -> dict[str, list[tuple[Path, Path]]]:
@@ -349,10 +348,15 @@ def _encode(layout: Layout, pairs: Iterable[tuple[Path, Path]], progress: tqdm) 
                 f"{layout.title}."
             )
         yield {
-            "image": {"bytes": image_bytes, "path": image.name},
-            "annotation": {"bytes": annotation_bytes, "path": annotation.name},
+            "image": {"bytes": image_bytes, "path": _in_utf_8(image.name)},
+            "annotation": {"bytes": annotation_bytes, "path": _in_utf_8(annotation.name)},
         }
         progress.update()
+
+
+def _in_utf_8(name: str) -> str:
+    """The name of a file, with what is not UTF-8 in it escaped."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def write_shards(folder: Path, split: str, rows: Iterable[dict]) -> list[Path]:

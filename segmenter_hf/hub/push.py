@@ -217,7 +217,7 @@ def assemble(
 
     with (
         hold_warnings(),
-        replacing_folder(folder.resolve(), TEMPORARY_PREFIX, lambda: check_assembled(folder)) as unfinished,
+        replacing_folder(folder, TEMPORARY_PREFIX, lambda: check_assembled(folder)) as unfinished,
     ):
         source = fetch_released(row, cache_dir)
         with silence_libraries():

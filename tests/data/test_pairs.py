@@ -130,6 +130,12 @@ def test_paths_are_absolute(tmp_path, monkeypatch):
     assert splits["train"][0]["image"].size == (60, 40)
 
 
+def test_paths_that_are_not_utf_8_are_named(tmp_path):
+    write_pairs(tmp_path / os.fsdecode(b"\xff"), "images", "masks")
+    with pytest.raises(ValueError, match=r"udcff/images/0\.jpg' is not UTF-8, which `datasets` needs\. Rename it"):
+        load_pairs(tmp_path / os.fsdecode(b"\xff"))
+
+
 def test_files_are_referred_to_and_not_converted(tmp_path):
     """Indices of palettes and 16-bit labels arrive as they are."""
     write_pairs(tmp_path, "images", "annotations", number=2)

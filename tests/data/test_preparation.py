@@ -286,6 +286,7 @@ def link_data(folder):
         (write_file("README.md"), "README.md"),
         (write_file("data/mine.parquet"), "data/mine.parquet"),
         (write_file("data/README.md"), "data/README.md"),
+        (write_file("data/test-00000-of-00001.parquet"), "data/test-00000-of-00001.parquet"),
         (write_file("train-00000-of-00001.parquet"), "train-00000-of-00001.parquet"),
         (write_file(".git/HEAD"), ".git"),
         (lambda folder: (folder / "data" / "folder").mkdir(), "data/folder"),
@@ -301,10 +302,24 @@ def test_what_it_has_not_written_is_never_removed(write, name, by_link, tmp_path
     write(out)
     before = sorted((path, path.is_file() and path.read_bytes()) for path in tmp_path.rglob("*"))
     (tmp_path / "link").symlink_to(out)
-    with pytest.raises(PreparationError, match=f"out has other files .*not overwritten: {re.escape(name)}[.,]"):
-        prepare_dataset("ade20k", source, tmp_path / ("link" if by_link else "out"), overwrite=True)
+    output_dir = tmp_path / "link" if by_link else out
+    with pytest.raises(
+        PreparationError, match=f"{output_dir} has other files .*not overwritten: {re.escape(name)}[.,]"
+    ):
+        prepare_dataset("ade20k", source, output_dir, overwrite=True)
     (tmp_path / "link").unlink()
     assert sorted((path, path.is_file() and path.read_bytes()) for path in tmp_path.rglob("*")) == before
+
+
+def test_names_that_are_not_utf_8(tmp_path):
+    source, name = write_ade20k(tmp_path / "source"), os.fsdecode(b"\xff")
+    for kind, suffix in (("images", ".jpg"), ("annotations", ".png")):
+        file = source / kind / "training" / f"ADE_train_00000001{suffix}"
+        file.rename(file.with_name(f"{name}{suffix}"))
+    prepare_dataset("ade20k", source, tmp_path / f"out-{name}")
+    with (tmp_path / f"out-{name}" / "data" / "train-00000-of-00001.parquet").open("rb") as file:
+        shard = pq.read_table(file).to_pylist()
+    assert {"\\udcff.jpg", "\\udcff.png"} < {row[column]["path"] for row in shard for column in row}
 
 
 def test_folders_beside_it_are_not_touched_whatever_they_are_called(tmp_path):
