@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +24,7 @@ import segmenter_hf
 from ..data.examples import require_length
 from ..data.image_files import read_bytes
 from ..outputs import write_text
+from ..redaction import drop_secrets
 from .metrics import nan_to_none
 from .protocol import MULTI_SCALES
 
@@ -132,15 +132,9 @@ def make_results(
 def describe_command(arguments: Sequence[str] | None = None) -> str:
     """The command line of this process, to be read and pasted; without tokens, which are nobody's business."""
     script, *arguments = sys.argv if arguments is None else arguments
-    flag = re.compile(r"--(hub[_-])?token")
-    arguments = [
-        argument
-        for before, argument in zip(["", *arguments], arguments, strict=False)
-        if not flag.fullmatch(before) and not flag.fullmatch(argument.partition("=")[0])
-    ]
-    # A script by its place in the repository, wherever that is.
+    # A script is shown by its place in the repository, wherever that is.
     script = os.path.join(*Path(script).parts[-2:]) if os.path.isabs(script) else script
-    return shlex.join(["python", script, *arguments])
+    return shlex.join(["python", script, *drop_secrets(arguments)])
 
 
 def describe_device(device: torch.device) -> str:

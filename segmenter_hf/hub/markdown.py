@@ -1,6 +1,7 @@
 """Markdown as model cards need it: paragraphs, lists, tables and code, wrapped, and text that is only text."""
 
 import re
+import shlex
 import textwrap
 from collections.abc import Iterable, Sequence
 
@@ -49,4 +50,20 @@ def inline_code(text: str) -> str:
     return f"{fence} {text} {fence}"
 
 
-__all__ = ["LINE_LENGTH", "bullets", "code_block", "escape", "inline_code", "paragraph", "table"]
+def wrap_command(command: str) -> str:
+    """A command line over several lines that a shell reads as one, where it is long."""
+    # A flag stays with its values.
+    groups = [[]]
+    for word in shlex.split(command):
+        if word.startswith("-"):
+            groups.append([])
+        groups[-1].append(word)
+    lines = [""]
+    for text in map(shlex.join, groups):
+        if lines[-1].strip() and len(lines[-1]) + len(text) + 3 > LINE_LENGTH:
+            lines.append("   ")
+        lines[-1] += f" {text}" if lines[-1] else text
+    return " \\\n".join(lines)
+
+
+__all__ = ["LINE_LENGTH", "bullets", "code_block", "escape", "inline_code", "paragraph", "table", "wrap_command"]

@@ -9,6 +9,7 @@ from typing import Any
 from ..conversion.convert import CARD_FILE, LICENCE_FILE, LICENCES
 from ..conversion.pretrained import TIMM_PREFIX
 from ..conversion.released import ReleasedCheckpoint, find_released, is_released
+from ..redaction import base_name, is_hub_id, public_name
 from .card_facts import PRETRAINED_WEIGHTS, SOURCES
 from .card_text import link_source
 from .documents import (
@@ -19,7 +20,6 @@ from .documents import (
     save_documents,
 )
 from .markdown import inline_code
-from .names import base_name, is_hub_id, public_name
 
 
 HUB_URL = "https://huggingface.co"

@@ -16,8 +16,8 @@ from huggingface_hub.utils import validate_repo_id
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from ..outputs import write_text
+from ..redaction import HUB_TOKEN, redact_json
 from .documents import is_document
-from .names import HUB_TOKEN, hide_paths_in_json
 from .push import (
     CARD_FILE,
     CODE_MODULES,
@@ -172,7 +172,7 @@ def _stage(file: Path, staged: Path):
     """A file as the world may see it: figures without paths of this machine, everything else as it is."""
     if FIGURES.fullmatch(file.name):
         contents = _read_json(file)
-        public = hide_paths_in_json(contents)
+        public = redact_json(contents)
         if public != contents:
             staged.write_text(json.dumps(public, indent=2) + "\n", encoding="utf-8")
             return

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..conversion.released import ReleasedCheckpoint
+from ..redaction import redact_command
 from .card_facts import DATASETS, SOURCES
-from .names import hide_paths
 from .result_protocol import ResultProtocol, make_checked, take
 
 
@@ -136,7 +136,7 @@ class Result:
             num_images=take(results, "num_images", int),
             versions=dict(take(results, "versions", Mapping)),
             fingerprint=evaluated.get("fingerprint"),
-            command=None if command is None else hide_paths(command),
+            command=None if command is None else redact_command(command),
             per_category_iou_percent={name: to_percent(value) for name, value in classes.items()},
         )
 

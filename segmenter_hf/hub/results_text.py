@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .markdown import code_block, escape, inline_code, paragraph, table
-from .names import wrap_command
+from .markdown import code_block, escape, inline_code, paragraph, table, wrap_command
 from .result_protocol import ResultProtocol, Sides
 from .results import METRIC_NAMES, PUBLISHED, Result
 

@@ -9,9 +9,9 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import BaseImageProcessor
 
 from ..configuration_segmenter import SegmenterConfig
+from ..redaction import is_hub_id, public_name
 from .cards import make_eval_results
 from .markdown import escape
-from .names import is_hub_id, public_name
 from .origins import StartingWeights, Terms, find_starting_weights, make_dataset_entry
 from .results import METRIC, Result, check_labels
 from .trained_text import Measurement, Trained, make_title, write_text

@@ -11,6 +11,7 @@ from transformers.image_utils import PILImageResampling
 
 from ..configuration_segmenter import SegmenterConfig
 from ..conversion.released import ARCHITECTURES
+from ..redaction import redact_command, redact_text
 from .card_facts import CITATIONS
 from .card_text import (
     AUTO_CLASSES_SNIPPET,
@@ -30,8 +31,7 @@ from .card_text import (
     fill_snippet,
     format_number,
 )
-from .markdown import bullets, code_block, escape, inline_code, paragraph
-from .names import hide_paths, hide_paths_in_text, wrap_command
+from .markdown import bullets, code_block, escape, inline_code, paragraph, wrap_command
 from .origins import OTHER_LICENCE, StartingWeights, Terms, describe_dataset
 from .result_protocol import ResultProtocol
 from .results import METRIC_NAMES, Result
@@ -290,7 +290,7 @@ def _write_measurement(model: Trained, measurement: Measurement) -> str:
     others += [f"loss {evaluation['loss']:.4g}"] if evaluation.get("loss") is not None else []
     sentences = [f"Besides: {', '.join(others)}."] if others else []
     command = model.training.command if model.training is not None else None
-    if result.command is not None and command is not None and result.command == hide_paths(command):
+    if result.command is not None and command is not None and result.command == redact_command(command):
         result = replace(result, command=None)
         sentences.append("The command is that of the training below.")
     return write_measurement(result, device, sentences)
@@ -313,10 +313,10 @@ def write_training(model: Trained) -> str:
                 "The weights are not of one run with these settings. Those above, and the command, are of the last "
                 "part of it alone:"
             ),
-            bullets(escape(hide_paths_in_text(line)) for line in facts.accepted_differences),
+            bullets(escape(redact_text(line)) for line in facts.accepted_differences),
         ]
     if facts.command is not None:
-        parts.append(code_block("bash", wrap_command(hide_paths(facts.command))))
+        parts.append(code_block("bash", wrap_command(redact_command(facts.command))))
     return "\n\n".join(parts)
 
 

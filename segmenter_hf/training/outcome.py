@@ -22,13 +22,13 @@ from ..evaluation.results import (
     read_results_file,
     write_results,
 )
-from ..hub.names import hide_paths_in_results
 from ..hub.push import CARD_FILE, PushError
 from ..hub.push_trained import check_repository, push_trained, save_card
 from ..hub.trained_card import make_trained_card
 from ..hub.trained_text import FOLDER
 from ..hub.training_facts import TrainingFacts
 from ..outputs import refuse_unwritable, replacing_file, write_text
+from ..redaction import redact_results
 from .argument_checks import parse_options
 from .arguments import DataArguments, MethodArguments, ModelArguments, TrainingError
 from .recipes import Recipe, find_changes
@@ -106,7 +106,7 @@ def record(
         num_processes=run.num_processes,
     )
     # It may be pushed: where things are on this machine concerns nobody else.
-    results = hide_paths_in_results(results)
+    results = redact_results(results)
     file = output_dir / RESULTS_NAME
     is_known = is_finished_before and _say_the_same(file, results)
     remedy = f"The model is in {output_dir}: make room, and the same command writes what is missing."

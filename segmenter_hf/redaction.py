@@ -1,26 +1,24 @@
 """
-Names of data, weights and commands as a card shows them to the world: of a place on the user's disk only the last
-part, and of secrets nothing.
+Hides secrets and places on the user's disk in what may be published: names of data and weights, commands, messages
+and figures. A path keeps its last part; a secret keeps nothing.
 """
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from .markdown import LINE_LENGTH
 
-
-# What the user tokens of the Hub look like.
+# The user tokens of the Hub look like this.
 HUB_TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")
-# Flags and variables of the environment whose values are nobody's business.
+# The values of these flags and variables of the environment are nobody's business.
 SECRET_FLAG = re.compile(r"--?(\w+[_-])?(token|api[_-]?key|secret|password)", re.IGNORECASE)
 SECRET_VARIABLE = re.compile(r"\w*(TOKEN|API_?KEY|SECRET|PASSWORD)\w*=")
-# Files, which are never repositories although they may be called like one.
+# A file is never a repository, although it may be called like one.
 FILE_SUFFIXES = {".bin", ".json", ".npz", ".parquet", ".pt", ".pth", ".safetensors", ".yaml", ".yml", ".zip"}
 IS_OUTSIDE = re.compile(r"[/\\]|~[^/]*(/|$)|[A-Za-z]:[/\\]|\.\.([/\\]|$)")
 # An absolute path inside a word, such as JSON: in quotation marks whatever it has, elsewhere as long as it is no part
@@ -56,7 +54,7 @@ def public_name(name: str) -> str:
     return name if is_hub_id(name) else base_name(name)
 
 
-def hide_paths(command: str) -> str:
+def redact_command(command: str) -> str:
     """
     A command line without what tells of the machine: of paths that are absolute or lead out of the working directory
     the last part is left, tokens and other secrets go, other relative paths and addresses stay.
@@ -64,9 +62,9 @@ def hide_paths(command: str) -> str:
     Example:
 
     ```python
-    >>> from segmenter_hf.hub.names import hide_paths
+    >>> from segmenter_hf.redaction import redact_command
 
-    >>> hide_paths("/opt/venv/bin/python scripts/train.py --dataset_name /data/camvid --hub_token hf_x --seed 0")
+    >>> redact_command("/opt/venv/bin/python scripts/train.py --dataset_name /data/camvid --hub_token hf_x --seed 0")
     'python scripts/train.py --dataset_name camvid --seed 0'
 
     ```"""
@@ -76,26 +74,30 @@ def hide_paths(command: str) -> str:
     # A quotation mark that is never closed.
     except ValueError:
         words = command.split()
-    shown, is_secret = [], False
+    return shlex.join(map(_redact_word, drop_secrets(words)))
+
+
+def drop_secrets(words: Iterable[str]) -> list[str]:
+    """The words of a command line without tokens, keys and passwords, and without the flags that take them."""
+    kept, is_secret = [], False
     for word in words:
         flag, equals, _ = word.partition("=")
         if is_secret and not word.startswith("-"):
             is_secret = False
             continue
         is_secret = bool(SECRET_FLAG.fullmatch(flag)) and not equals
-        if SECRET_FLAG.fullmatch(flag) or SECRET_VARIABLE.match(word):
-            continue
-        shown.append(_hide_paths_in_word(word))
-    return shlex.join(shown)
+        if not SECRET_FLAG.fullmatch(flag) and not SECRET_VARIABLE.match(word):
+            kept.append(word)
+    return kept
 
 
-def hide_paths_in_text(text: str) -> str:
+def redact_text(text: str) -> str:
     """A text, such as a message, without tokens, and with the last part only of paths that are absolute."""
     text = QUOTED_PATH.sub(lambda match: f"{match[1]}{base_name(match[2])}{match[1]}", text)
     return HUB_TOKEN.sub("hf_...", BARE_PATH.sub(r"\1", text))
 
 
-def hide_paths_in_json(value: Any, key: str | None = None) -> Any:
+def redact_json(value: Any, key: str | None = None) -> Any:
     """
     What a file of JSON holds, such as figures or the state of a trainer, without what tells of the machine in any of
     its texts.
@@ -105,17 +107,17 @@ def hide_paths_in_json(value: Any, key: str | None = None) -> Any:
         key (`str`, *optional*): What it is called there.
     """
     if isinstance(value, Mapping):
-        return {name: hide_paths_in_json(each, name) for name, each in value.items()}
+        return {name: redact_json(each, name) for name, each in value.items()}
     if isinstance(value, list):
-        return [hide_paths_in_json(each) for each in value]
+        return [redact_json(each) for each in value]
     if not isinstance(value, str):
         return value
     if key == "command":
-        return hide_paths(value)
-    return base_name(value) if IS_OUTSIDE.match(value) else hide_paths_in_text(value)
+        return redact_command(value)
+    return base_name(value) if IS_OUTSIDE.match(value) else redact_text(value)
 
 
-def hide_paths_in_results(results: Mapping[str, Any]) -> dict[str, Any]:
+def redact_results(results: Mapping[str, Any]) -> dict[str, Any]:
     """
     What an evaluation measured, without what tells of the machine, to be published as it is.
 
@@ -127,42 +129,26 @@ def hide_paths_in_results(results: Mapping[str, Any]) -> dict[str, Any]:
         **results,
         "model": public_name(results["model"]),
         "dataset": {**dataset, "name": public_name(dataset["name"])},
-        "command": None if command is None else hide_paths(command),
+        "command": None if command is None else redact_command(command),
     }
 
 
-def _hide_paths_in_word(word: str) -> str:
+def _redact_word(word: str) -> str:
     flag, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
     value = value.removeprefix("file://")
     if IS_OUTSIDE.match(value):
         value = base_name(value)
-    return hide_paths_in_text(flag + equals + value)
-
-
-def wrap_command(command: str) -> str:
-    """A command line over several lines that a shell reads as one, where it is long."""
-    # A flag stays with its values.
-    groups = [[]]
-    for word in shlex.split(command):
-        if word.startswith("-"):
-            groups.append([])
-        groups[-1].append(word)
-    lines = [""]
-    for text in map(shlex.join, groups):
-        if lines[-1].strip() and len(lines[-1]) + len(text) + 3 > LINE_LENGTH:
-            lines.append("   ")
-        lines[-1] += f" {text}" if lines[-1] else text
-    return " \\\n".join(lines)
+    return redact_text(flag + equals + value)
 
 
 __all__ = [
     "HUB_TOKEN",
     "base_name",
-    "hide_paths",
-    "hide_paths_in_json",
-    "hide_paths_in_results",
-    "hide_paths_in_text",
+    "drop_secrets",
     "is_hub_id",
     "public_name",
-    "wrap_command",
+    "redact_command",
+    "redact_json",
+    "redact_results",
+    "redact_text",
 ]
