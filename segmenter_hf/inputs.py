@@ -3,6 +3,8 @@
 import stat
 from pathlib import Path
 
+import fsspec
+
 
 KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
@@ -29,4 +31,27 @@ def check_regular_file(file: str | Path):
         raise ValueError(f"{file} is {kind}, expected a regular file. Name another, or copy its content into one.")
 
 
-__all__ = ["check_regular_file", "irregular_kind"]
+def read_bytes(path: str | Path, max_length: int | None = None) -> bytes:
+    """
+    The content of a file, which may be in an archive or elsewhere: `zip://masks/0.png::train.zip`.
+
+    Args:
+        max_length (`int`, *optional*): How many bytes it may have.
+
+    Raises:
+        OSError: if it is not there, or cannot be read.
+        ValueError: if it is no regular file, or too long. The message goes on after the name of the file.
+    """
+    is_local = "://" not in str(path)
+    # To read a file in an archive is to open the archive.
+    kind = irregular_kind(path if is_local else str(path).rpartition("::")[-1])
+    if kind is not None:
+        raise ValueError(f"it is {kind}, expected a regular file")
+    with open(path, "rb") if is_local else fsspec.open(str(path), "rb") as file:
+        content = file.read() if max_length is None else file.read(max_length + 1)
+    if max_length is not None and len(content) > max_length:
+        raise ValueError(f"it is longer than any such file should be ({max_length} bytes)")
+    return content
+
+
+__all__ = ["check_regular_file", "irregular_kind", "read_bytes"]

@@ -11,9 +11,9 @@ from transformers.image_utils import PILImageResampling
 from ..configuration_segmenter import POSITION_EMBEDDING_INTERPOLATIONS, SegmenterConfig
 from ..data.labels import load_label_set
 from ..image_processing_pil_segmenter import SegmenterImageProcessorPil
+from ..inputs import read_bytes
 from .errors import ConversionError, refuse_os_errors
 from .python_config import MAX_CONFIG_LENGTH, parse_python_config
-from .safe_loading import read_bytes
 from .settings import Settings, describe, describe_differences, is_count, is_number
 from .sources import Source
 from .state_dict import make_config

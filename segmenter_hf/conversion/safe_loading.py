@@ -20,6 +20,7 @@ import torch
 import yaml
 from safetensors import SafetensorError, safe_open
 
+from ..inputs import read_bytes
 from .checksums import check_records, has_checksums
 from .errors import ConversionError, refuse_os_errors
 from .other_files import START_LENGTH, TORCHSCRIPT, OtherFile, recognise_other_file
@@ -92,20 +93,6 @@ class VariantLoader(yaml.SafeLoader):
 VariantLoader.add_constructor("tag:yaml.org,2002:python/tuple", VariantLoader.construct_python_tuple)
 
 
-def read_bytes(path: Path, max_length: int) -> bytes:
-    """
-    What a small file holds.
-
-    Raises:
-        ConversionError: if it cannot be read, or is longer than `max_length` bytes.
-    """
-    with refuse_os_errors(f"{path} cannot be read"), path.open("rb") as file:
-        contents = file.read(max_length + 1)
-    if len(contents) > max_length:
-        raise ConversionError(f"{path} is longer than any such file should be ({max_length} bytes).")
-    return contents
-
-
 def load_yaml(path: Path) -> dict[str, Any]:
     """
     Reads a YAML file whose top level is a mapping, with [`VariantLoader`].
@@ -113,10 +100,10 @@ def load_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ConversionError: if the file cannot be read, is no such YAML, or has a tag that would construct Python objects.
     """
+    with refuse_os_errors(f"{path} cannot be read"):
+        contents = read_bytes(path, MAX_YAML_LENGTH)
     try:
-        values = yaml.load(read_bytes(path, MAX_YAML_LENGTH), Loader=VariantLoader)
-    except ConversionError:
-        raise
+        values = yaml.load(contents, Loader=VariantLoader)
     except yaml.constructor.ConstructorError as error:
         raise ConversionError(f"{path} is refused: {error.problem}.") from error
     # Nesting without end exhausts the parser's recursion, and `2021-13-32` is taken for a date, in vain.
@@ -454,10 +441,10 @@ def load_json(path: Path) -> dict[str, Any]:
     Raises:
         ConversionError: if the file cannot be read or is no such JSON.
     """
+    with refuse_os_errors(f"{path} cannot be read"):
+        contents = read_bytes(path, MAX_JSON_LENGTH)
     try:
-        values = json.loads(read_bytes(path, MAX_JSON_LENGTH))
-    except ConversionError:
-        raise
+        values = json.loads(contents)
     except (ValueError, RecursionError) as error:
         raise ConversionError(f"{path} is not valid JSON: {error}.") from error
     if not isinstance(values, dict):

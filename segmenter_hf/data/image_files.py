@@ -6,13 +6,12 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import fsspec
 import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageOps, PngImagePlugin, UnidentifiedImageError
 from PIL.ExifTags import Base as ExifTag
 
-from ..inputs import irregular_kind
+from ..inputs import read_bytes
 from .bands import PNG_SIGNATURE, count_frames, read_bands
 
 
@@ -96,25 +95,6 @@ def read_image_file(source: bytes | str | Path, with_pixels: bool = True, all_ba
         raise UnreadableImageError(_explain(error)) from error
 
 
-def read_bytes(path: str | Path) -> bytes:
-    """
-    The content of a file, which may be in an archive or elsewhere: `zip://masks/0.png::train.zip`.
-
-    Raises:
-        OSError: if it is not there, or cannot be read.
-        UnreadableImageError: if it is no regular file: a pipe or a device may never end.
-    """
-    is_local = "://" not in str(path)
-    # Of a file in an archive, the archive is what is opened.
-    kind = irregular_kind(path if is_local else str(path).rpartition("::")[-1])
-    if kind is not None:
-        raise UnreadableImageError(f"it is {kind}, expected a regular file")
-    if is_local:
-        return Path(path).read_bytes()
-    with fsspec.open(str(path), "rb") as file:
-        return file.read()
-
-
 def _without_large_texts(content: bytes) -> bytes:
     """
     A PNG file without the texts and colour profiles for whose size Pillow would refuse it: they say nothing of the
@@ -161,4 +141,4 @@ def _explain(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-__all__ = ["TURNED", "ImageFile", "UnreadableImageError", "read_bytes", "read_image_file"]
+__all__ = ["TURNED", "ImageFile", "UnreadableImageError", "read_image_file"]

@@ -18,9 +18,10 @@ from PIL import Image as PILImage
 from tqdm.auto import tqdm
 
 from ..image_processing_pil_segmenter import IGNORE_INDEX
+from ..inputs import read_bytes
 from ..output_folders import replacing_folder
 from ..outputs import refuse_unwritable, write_text
-from .image_files import UnreadableImageError, read_bytes, read_image_file
+from .image_files import read_image_file
 from .label_names import FILE_NAME
 from .labels import load_label_set
 from .pairs import match_files, name_some
@@ -328,7 +329,7 @@ def _encode(layout: Layout, pairs: Iterable[tuple[Path, Path]], progress: tqdm) 
             header = read_image_file(image_bytes, with_pixels=False)
             # PNG with a palette too: its indices are the labels.
             stored = np.asarray(read_image_file(annotation_bytes).pixels)
-        except (OSError, UnreadableImageError) as error:
+        except (OSError, ValueError) as error:
             raise PreparationError(f"{image} or {annotation} cannot be read: {error}. Unpack both again.") from error
         size = header.height, header.width
         if stored.dtype != np.uint8 or stored.shape != size:

@@ -22,7 +22,7 @@ from transformers import BaseImageProcessor
 import segmenter_hf
 
 from ..data.examples import require_length
-from ..data.image_files import read_bytes
+from ..inputs import read_bytes
 from ..outputs import write_text
 from ..redaction import drop_secrets
 from .metrics import nan_to_none
