@@ -19,6 +19,7 @@ from transformers.image_utils import (
 
 from ..configuration_segmenter import SegmenterConfig
 from ..data.labels import load_label_set
+from ..evaluation.record import EvaluationProtocol
 from ..image_processing_pil_segmenter import SegmenterImageProcessorPil
 from ..modeling_segmenter import SegmenterForSemanticSegmentation
 from .errors import ConversionError
@@ -50,7 +51,7 @@ NORMALIZATIONS = {
 
 
 @dataclass(frozen=True)
-class DatasetProtocol:
+class DatasetConfig:
     """
     What the original implementation ties to a data set's name (segm/data/config/*.py).
 
@@ -65,13 +66,13 @@ class DatasetProtocol:
     reduce_labels: bool
 
 
-DATASETS = {
-    "ade20k": DatasetProtocol("ade20k", max_ratio=4, reduce_labels=True),
-    "cityscapes": DatasetProtocol("cityscapes", max_ratio=2, reduce_labels=False),
-    "pascal_context": DatasetProtocol("pascal_context_60", max_ratio=8, reduce_labels=False),
+DATASET_CONFIGS = {
+    "ade20k": DatasetConfig("ade20k", max_ratio=4, reduce_labels=True),
+    "cityscapes": DatasetConfig("cityscapes", max_ratio=2, reduce_labels=False),
+    "pascal_context": DatasetConfig("pascal_context_60", max_ratio=8, reduce_labels=False),
 }
 # Ratio for data sets of that the original knows nothing: ADE20K's, the data set of most released checkpoints.
-DEFAULT_MAX_RATIO = DATASETS["ade20k"].max_ratio
+DEFAULT_MAX_RATIO = DATASET_CONFIGS["ade20k"].max_ratio
 
 
 def is_original(source: Source) -> bool:
@@ -183,7 +184,7 @@ def read_label_names(variant: Settings, num_labels: int) -> dict[int, str] | Non
     The label names of the data set that `variant.yml` names, or `None` where they are not known, or are not
     `num_labels`: users trained on data of their own under that name.
     """
-    dataset = DATASETS.get(variant.get_text("dataset_kwargs.dataset"))
+    dataset = DATASET_CONFIGS.get(variant.get_text("dataset_kwargs.dataset"))
     if dataset is None:
         return None
     label_set = load_label_set(dataset.label_set)
@@ -267,7 +268,7 @@ def read_image_processor(variant: Settings, config: SegmenterConfig) -> Segmente
     Raises:
         ConversionError: if a field is missing, has a wrong type, or makes no windows that cover an image.
     """
-    dataset = DATASETS.get(variant.get_text("dataset_kwargs.dataset"))
+    dataset = DATASET_CONFIGS.get(variant.get_text("dataset_kwargs.dataset"))
     # A user's own classes under a data set's name do not imply that the label maps have that data set's offset.
     has_labels_of_dataset = read_label_names(variant, config.num_labels) is not None
     im_size = variant.require_count("inference_kwargs.im_size")
@@ -280,13 +281,12 @@ def read_image_processor(variant: Settings, config: SegmenterConfig) -> Segmente
         )
     image_mean, image_std = read_normalization(variant, config.use_distillation_token)
     max_ratio = DEFAULT_MAX_RATIO if dataset is None else dataset.max_ratio
+    protocol = EvaluationProtocol(window_size, window_stride, shortest_edge=im_size, longest_edge=max_ratio * im_size)
     return SegmenterImageProcessorPil(
-        size={"shortest_edge": im_size, "longest_edge": max_ratio * im_size},
+        **protocol.image_processor_settings,
         resample=PILImageResampling.BILINEAR,
         antialias=False,
         do_split_image=True,
-        crop_size={"height": window_size, "width": window_size},
-        window_stride=window_stride,
         patch_size=config.patch_size,
         image_mean=image_mean,
         image_std=image_std,

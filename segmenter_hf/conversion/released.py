@@ -14,6 +14,7 @@ import huggingface_hub.constants
 
 from ..configuration_segmenter import SegmenterConfig
 from ..data.labels import load_label_set
+from ..evaluation.record import EvaluationProtocol
 from ..image_processing_pil_segmenter import SegmenterImageProcessorPil
 from ..modeling_segmenter import SegmenterForSemanticSegmentation, SegmenterModel, SegmenterPreTrainedModel
 from . import encoders, original
@@ -108,24 +109,6 @@ class ReleasedFile:
 
 
 @dataclass(frozen=True)
-class EvaluationProtocol:
-    """
-    How the published figures were measured: sizes in pixels, of the image processor.
-
-    Args:
-        window_size (`int`): Side of the windows.
-        window_stride (`int`): Distance of neighbouring windows.
-        shortest_edge (`int`): Images are resized until the short side has this length,
-        longest_edge (`int`): or the long side this one.
-    """
-
-    window_size: int
-    window_stride: int
-    shortest_edge: int
-    longest_edge: int
-
-
-@dataclass(frozen=True)
 class ReleasedCheckpoint:
     """
     A row of the table.
@@ -203,7 +186,7 @@ class ReleasedCheckpoint:
         values = {"intermediate_size": 4 * architecture.hidden_size, **SOURCE_SETTINGS[self.source]}
         if not self.is_encoder:
             values["decoder_type"] = self.decoder_type
-            values["id2label"] = load_label_set(original.DATASETS[self.dataset].label_set).id2label
+            values["id2label"] = load_label_set(original.DATASET_CONFIGS[self.dataset].label_set).id2label
         return SegmenterConfig(**asdict(architecture), **values, image_size=self.crop_size)
 
     @property
@@ -260,7 +243,7 @@ def _original(
             window_size=crop_size,
             window_stride=crop_size - WINDOW_OVERLAP,
             shortest_edge=im_size,
-            longest_edge=original.DATASETS[dataset].max_ratio * im_size,
+            longest_edge=original.DATASET_CONFIGS[dataset].max_ratio * im_size,
         ),
         **published,
     )
@@ -639,14 +622,9 @@ def apply_protocol(
     The image processor with the sizes and windows of the published evaluation, where the checkpoint itself states
     those of the evaluation within training. That of an encoder is returned as it is.
     """
-    protocol = released.protocol
-    if protocol is None:
+    if released.protocol is None:
         return image_processor
-    settings = {
-        "size": {"shortest_edge": protocol.shortest_edge, "longest_edge": protocol.longest_edge},
-        "crop_size": {"height": protocol.window_size, "width": protocol.window_size},
-        "window_stride": protocol.window_stride,
-    }
+    settings = released.protocol.image_processor_settings
     return type(image_processor).from_dict({**image_processor.to_dict(), **settings})
 
 
@@ -683,7 +661,6 @@ __all__ = [
     "ARCHITECTURES",
     "RELEASED",
     "Architecture",
-    "EvaluationProtocol",
     "ReleasedCheckpoint",
     "ReleasedFile",
     "apply_protocol",

@@ -18,7 +18,7 @@ from ..outputs import check_output_dir, check_output_file, refuse_unwritable, re
 from ..processes import check_connected, check_launch
 from ..visualization import draw_comparison, make_photo
 from .protocol import NonFiniteScoresError, WorstCases, evaluate_sliding_window
-from .results import fingerprint, make_results, write_results
+from .results import fingerprint, make_results, write_results_file
 
 
 class EvaluationError(ValueError):
@@ -128,7 +128,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
                 print(json.dumps(results, indent=2), flush=True)
         finally:
             if args.output_file is not None:
-                write_results(results, args.output_file)
+                write_results_file(results, args.output_file)
     if worst_cases is not None:
         draw_worst_cases(worst_cases, args.worst_cases_dir, examples, data, image_processor, model.config)
     state.wait_for_everyone()

@@ -18,11 +18,10 @@ from transformers.image_utils import SizeDict
 from ..data.examples import ExampleError, ExampleReader
 from ..image_processing_pil_segmenter import reduce_labels, to_labels
 from .metrics import MeanIoU, confusion_matrix, iou_scores
+from .record import MULTI_SCALES
 
 
-# Of the resized image, each also flipped: `set_multiscale_mode` of segm/data/base.py in the original implementation.
-MULTI_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
-# Of probability maps, which at full size take 1.2 GB for 150 labels at 2048 x 1024 pixels.
+# How many rows of probability maps are made at once, which at full size take 1.2 GB for 150 labels at 2048 x 1024.
 ROWS_AT_ONCE = 64
 
 
@@ -425,7 +424,6 @@ def _gather(value: Any) -> list[Any]:
 
 
 __all__ = [
-    "MULTI_SCALES",
     "ExampleError",
     "NonFiniteScoresError",
     "WindowFeed",

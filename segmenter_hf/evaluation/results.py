@@ -26,7 +26,7 @@ from ..inputs import read_bytes
 from ..outputs import write_text
 from ..redaction import drop_secrets
 from .metrics import nan_to_none
-from .protocol import MULTI_SCALES
+from .record import EvaluationProtocol, make_settings, take
 
 
 FIGURES = ("mean_iou", "mean_accuracy", "overall_accuracy", "loss")
@@ -86,32 +86,19 @@ def make_results(
 
     The other arguments are those of the evaluation.
     """
-    stride = image_processor.window_stride
-    protocol = {
-        "multi_scale": multi_scale,
-        "scales": list(MULTI_SCALES) if multi_scale else [1.0],
-        "flip": multi_scale,
-        "do_resize": image_processor.do_resize,
-        "size": {name: edge for name, edge in dict(image_processor.size).items() if edge},
-        "do_split_image": image_processor.do_split_image,
-        "window": {name: image_processor.crop_size[name] for name in ("height", "width")},
-        "window_stride": dict(stride) if isinstance(stride, Mapping) else stride,
-        "antialias": image_processor.antialias,
-        "crop_logits": image_processor.crop_logits,
-        "do_reduce_labels": image_processor.do_reduce_labels,
-        "max_value": image_processor.max_value,
-        "ignore_index": ignore_index,
-        "exclude_classes": [id2label[index] for index in exclude],
-        "backend": image_processor.backend,
-        "dtype": "float32" if autocast_dtype is None else str(autocast_dtype).removeprefix("torch."),
-        "window_batch_size": window_batch_size,
-        "label_size": "original",
-    }
+    settings = make_settings(
+        image_processor,
+        multi_scale=multi_scale,
+        ignore_index=ignore_index,
+        exclude_classes=[id2label[index] for index in exclude],
+        dtype="float32" if autocast_dtype is None else str(autocast_dtype).removeprefix("torch."),
+        window_batch_size=window_batch_size,
+    )
     modules = (segmenter_hf, torch, torchvision, transformers, datasets, numpy, PIL)
     results = {
         "model": model_name,
         "dataset": {**dataset, "num_images": figures["num_images"]},
-        "protocol": protocol,
+        "protocol": settings,
         **{name: figures[name] for name in FIGURES},
         "num_images": figures["num_images"],
         **{name: {id2label[index]: value for index, value in enumerate(figures[name])} for name in FIGURES_OF_CLASSES},
@@ -144,14 +131,14 @@ def describe_device(device: torch.device) -> str:
     return f"{device.type} ({platform.processor() or platform.machine()}, {os.cpu_count()} cores)"
 
 
-def write_results(results: Mapping[str, Any], path: str | Path):
+def write_results_file(results: Mapping[str, Any], path: str | Path):
     """Writes results as JSON. See [`~segmenter_hf.outputs.write_text`]."""
     write_text(path, json.dumps(results, indent=2, allow_nan=False) + "\n")
 
 
 def read_results_file(path: str | Path) -> dict[str, Any]:
     """
-    The results that [`write_results`] wrote.
+    The results that [`write_results_file`] wrote.
 
     Raises:
         ValueError: if the file is not there, or holds something else.
@@ -170,11 +157,27 @@ def read_results_file(path: str | Path) -> dict[str, Any]:
     return results
 
 
+def have_same_figures(results: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
+    """
+    Whether two evaluations measured the same figures, of the same data by the same protocol.
+
+    Raises:
+        ValueError: if one of them says neither.
+    """
+    facts = []
+    for each in (results, others):
+        protocol = EvaluationProtocol.from_settings(take(each, "protocol", Mapping))
+        figures = [each[name] for name in (*FIGURES, *FIGURES_OF_CLASSES)]
+        facts.append((take(each, "dataset", Mapping).get("fingerprint"), protocol, figures))
+    return facts[0] == facts[1]
+
+
 __all__ = [
     "describe_command",
     "describe_device",
     "fingerprint",
+    "have_same_figures",
     "make_results",
     "read_results_file",
-    "write_results",
+    "write_results_file",
 ]

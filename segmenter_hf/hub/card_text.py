@@ -1,7 +1,7 @@
 """The text of model cards, section by section: plain functions of a row of the table of released checkpoints."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import replace
 
 from transformers.image_utils import (
     IMAGENET_DEFAULT_MEAN,
@@ -11,13 +11,12 @@ from transformers.image_utils import (
 )
 
 from ..configuration_segmenter import SegmenterConfig
-from ..conversion.original import DATASETS as ORIGINAL_DATASETS
+from ..conversion.original import DATASET_CONFIGS
 from ..conversion.released import ARCHITECTURES, ReleasedCheckpoint
 from ..data.labels import load_label_set
 from .card_facts import CITATIONS, DATASETS, IMAGENET_TERMS, PRETRAINED_WEIGHTS, RECIPES, SOURCES
+from .figures import MEASURED, PUBLISHED, Figure
 from .markdown import bullets, code_block, paragraph
-from .result_protocol import ResultProtocol
-from .results import MEASURED, PUBLISHED, Result
 from .results_text import describe_fingerprints, describe_input, format_results_table, write_classes, write_measurement
 
 
@@ -171,7 +170,7 @@ def write_introduction(row: ReleasedCheckpoint) -> str:
         )
     dataset = DATASETS[row.dataset]
     decoder = DECODER_NAMES[row.decoder_type]
-    num_labels = len(load_label_set(ORIGINAL_DATASETS[row.dataset].label_set))
+    num_labels = len(load_label_set(DATASET_CONFIGS[row.dataset].label_set))
     return paragraph(
         f"{PAPER}: a plain Vision Transformer and {decoder} that label each pixel of an image with one of the "
         f"{num_labels} classes of [{dataset.name}]({dataset.url}). These are the weights `{row.name}` of "
@@ -227,7 +226,7 @@ def write_description(row: ReleasedCheckpoint, config: SegmenterConfig) -> str:
         return "\n\n".join([bullets(items), paragraph(row.notes)])
     dataset, protocol = DATASETS[row.dataset], row.protocol
     items.append(f"Decoder: {describe_decoder(config)}.")
-    input_protocol = ResultProtocol(**asdict(protocol), scales=(1.0,), flip=False, antialias=False)
+    input_protocol = replace(protocol, antialias=False)
     enlarged = (
         " The window is larger than the short side: images that do not fill it are enlarged to it after normalisation."
         if protocol.shortest_edge < protocol.window_size
@@ -244,7 +243,7 @@ def write_description(row: ReleasedCheckpoint, config: SegmenterConfig) -> str:
     return "\n\n".join([bullets(items), *([paragraph(row.notes)] if row.notes else [])])
 
 
-def write_results(row: ReleasedCheckpoint, results: list[Result]) -> str:
+def write_results(row: ReleasedCheckpoint, results: list[Figure]) -> str:
     dataset, protocol = DATASETS[row.dataset], row.protocol
     published = [result for result in results if result.kind == PUBLISHED]
     measured = [result for result in results if result.kind == MEASURED]
@@ -450,14 +449,14 @@ def write_citations(row: ReleasedCheckpoint) -> str:
 
 
 def write_text(
-    row: ReleasedCheckpoint, results: list[Result], repo_id: str, revision: str | None, config: SegmenterConfig
+    row: ReleasedCheckpoint, results: list[Figure], repo_id: str, revision: str | None, config: SegmenterConfig
 ) -> str:
     """
     A card below its metadata.
 
     Args:
         row (`ReleasedCheckpoint`): Which model.
-        results (`list[Result]`): Its figures.
+        results (`list[Figure]`): Its figures.
         repo_id (`str`): The repository that the snippets load from.
         revision (`str`, *optional*): The revision that they pin.
         config (`SegmenterConfig`): Sizes of the model.

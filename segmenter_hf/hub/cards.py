@@ -15,16 +15,16 @@ from .. import outputs
 from ..conversion.released import ARCHITECTURES, RELEASED, ReleasedCheckpoint
 from .card_facts import DATASETS, IMAGENET_HUB_ID, PRETRAINED_WEIGHTS, WIDGET_IMAGES
 from .card_text import make_title, write_text
-from .results import (
+from .figures import (
     METRIC,
     METRIC_NAMES,
-    Result,
-    format_results,
-    measured_result,
-    read_results,
+    Figure,
+    figures_file,
+    format_figures,
+    measured_figure,
+    read_figures,
     replace_measured,
-    results_file,
-    update_results,
+    update_figures,
 )
 from .results_text import name_results
 
@@ -35,7 +35,7 @@ ORGANIZATION = "segmenter-hf"
 TAG = "v1.0"
 
 
-def make_eval_result(result: Result) -> EvalResult:
+def make_eval_result(result: Figure) -> EvalResult:
     """A figure as an entry of a model index, with its protocol and its unit in the arguments of the metric."""
     source = result.source or {}
     return EvalResult(
@@ -56,12 +56,12 @@ def make_eval_result(result: Result) -> EvalResult:
     )
 
 
-def make_eval_results(results: Sequence[Result], configs: Sequence[str] | None = None) -> list[EvalResult]:
+def make_eval_results(results: Sequence[Figure], configs: Sequence[str] | None = None) -> list[EvalResult]:
     """
     Figures as a model index, in which those of one entry differ in their names.
 
     Args:
-        results (`Sequence[Result]`): The figures.
+        results (`Sequence[Figure]`): The figures.
         configs (`Sequence[str]`, *optional*): What is said to be the configuration of each one's data set, in place of
             whose figure it is.
     """
@@ -75,13 +75,13 @@ def make_eval_results(results: Sequence[Result], configs: Sequence[str] | None =
     return entries
 
 
-def make_card_data(row: ReleasedCheckpoint, results: Sequence[Result], model_name: str) -> ModelCardData:
+def make_card_data(row: ReleasedCheckpoint, results: Sequence[Figure], model_name: str) -> ModelCardData:
     """
     The metadata of a card.
 
     Args:
         row (`ReleasedCheckpoint`): Which model.
-        results (`Sequence[Result]`): Its figures.
+        results (`Sequence[Figure]`): Its figures.
         model_name (`str`): What the model index calls the model.
     """
     is_distilled = ARCHITECTURES[row.backbone].use_distillation_token
@@ -111,7 +111,7 @@ def make_card_data(row: ReleasedCheckpoint, results: Sequence[Result], model_nam
 
 def make_card(
     row: ReleasedCheckpoint,
-    results: Sequence[Result],
+    results: Sequence[Figure],
     repo_id: str,
     revision: str | None = TAG,
     model: PreTrainedModel | None = None,
@@ -121,7 +121,7 @@ def make_card(
 
     Args:
         row (`ReleasedCheckpoint`): A row of the table of released checkpoints.
-        results (`Sequence[Result]`): Its figures, as [`~segmenter_hf.hub.results.read_results`] returns them.
+        results (`Sequence[Figure]`): Its figures, as [`~segmenter_hf.hub.figures.read_figures`] returns them.
         repo_id (`str`): The repository, or the folder, that the card is for, and that its snippets load from.
         revision (`str`, *optional*, defaults to `TAG`): The revision that its snippets pin; `None` for none.
         model (`PreTrainedModel`, *optional*): The converted model, whose sizes and number of parameters the card then
@@ -135,10 +135,10 @@ def make_card(
     ```python
     >>> from segmenter_hf.conversion.released import find_released
     >>> from segmenter_hf.hub.cards import make_card
-    >>> from segmenter_hf.hub.results import published_results
+    >>> from segmenter_hf.hub.figures import published_figures
 
     >>> row = find_released("ade20k/seg_tiny_mask")
-    >>> card = make_card(row, published_results(row), f"your-name/{row.repo_name}")
+    >>> card = make_card(row, published_figures(row), f"your-name/{row.repo_name}")
     >>> card.data.license, card.data.base_model, card.data.eval_results[0].metric_value
     ('mit', 'timm/vit_tiny_patch16_384.augreg_in21k_ft_in1k', 38.1)
 
@@ -163,9 +163,9 @@ def make_documents(folder: str | Path) -> dict[Path, str]:
     folder = Path(folder)
     documents = {}
     for row in RELEASED.values():
-        results = update_results(row, read_results(folder / "results", row))
+        results = update_figures(row, read_figures(folder / "results", row))
         if not row.is_encoder:
-            documents[results_file(folder / "results", row)] = format_results(row, results)
+            documents[figures_file(folder / "results", row)] = format_figures(row, results)
         documents[folder / f"{row.repo_name}.md"] = str(make_card(row, results, f"{ORGANIZATION}/{row.repo_name}"))
     return documents
 
@@ -214,18 +214,18 @@ def add_results(folder: str | Path, evaluations: Sequence[tuple[ReleasedCheckpoi
 
     Raises:
         ValueError: if an evaluation is not one of that checkpoint on its data set, see
-            [`~segmenter_hf.hub.results.measured_result`].
+            [`~segmenter_hf.hub.figures.measured_figure`].
     """
     folder = Path(folder) / "results"
-    results = {row: update_results(row, read_results(folder, row)) for row, _ in evaluations}
+    results = {row: update_figures(row, read_figures(folder, row)) for row, _ in evaluations}
     for row, evaluation in evaluations:
-        results[row] = replace_measured(results[row], measured_result(row, evaluation))
+        results[row] = replace_measured(results[row], measured_figure(row, evaluation))
     for row in results:
-        outputs.check_output_file(results_file(folder, row))
+        outputs.check_output_file(figures_file(folder, row))
     for row, added in results.items():
         # Complete or not at all: such a file holds measured figures that are nowhere else.
-        outputs.write_text(results_file(folder, row), format_results(row, added))
-    return [results_file(folder, row) for row in results]
+        outputs.write_text(figures_file(folder, row), format_figures(row, added))
+    return [figures_file(folder, row) for row in results]
 
 
 __all__ = [

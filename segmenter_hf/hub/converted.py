@@ -8,16 +8,16 @@ from transformers import PreTrainedModel
 from ..conversion.released import ReleasedCheckpoint
 from ..outputs import write_text
 from .documents import CARD_FILE
+from .figures import published_figures
 from .markdown import inline_code, paragraph
 from .origins import find_starting_weights
 from .push import write_documents
-from .results import published_results
 from .trained_text import FOLDER, name_terms
 
 
 def write_released_documents(folder: Path, row: ReleasedCheckpoint, model: PreTrainedModel):
     """Writes the card of a released checkpoint, of which no repository is known, and its licence."""
-    write_documents(folder, row, FOLDER, None, published_results(row), model)
+    write_documents(folder, row, FOLDER, None, published_figures(row), model)
 
 
 def write_source_documents(folder: Path, source: str | Path):

@@ -43,7 +43,7 @@ from ..image_processing_pil_segmenter import SegmenterImageProcessorPil
 from ..output_folders import clear_leftovers, replacing_folder
 from ..outputs import OutputError, check_output_dir, write_text
 from .cards import TAG, make_card
-from .results import Result, read_results, update_results
+from .figures import Figure, read_figures, update_figures
 
 
 logger = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ def format_manifest(repo_id: str, manifest: list[ManifestEntry]) -> str:
     return "\n".join([*lines, *(f"  {entry.sha256}  {entry.size:>13,}  {entry.path}" for entry in manifest)])
 
 
-def digest_of_inputs(row: ReleasedCheckpoint, repo_id: str, tag: str, results: list[Result]) -> str:
+def digest_of_inputs(row: ReleasedCheckpoint, repo_id: str, tag: str, results: list[Figure]) -> str:
     """What the contents of an assembled folder follow from, but for the download: the arguments, and this package."""
     digest = hashlib.sha256(repr((row, repo_id, tag, results)).encode())
     package = Path(modeling_segmenter.__file__).parent
@@ -157,7 +157,7 @@ def write_documents(
     row: ReleasedCheckpoint,
     repo_id: str,
     revision: str | None,
-    results: list[Result],
+    results: list[Figure],
     model: PreTrainedModel,
 ):
     """Writes the card, which says of the model what it is, and the licence of its weights."""
@@ -204,7 +204,7 @@ def assemble(
             or files of others are in its place.
     """
     try:
-        results = update_results(row, read_results(results_dir, row))
+        results = update_figures(row, read_figures(results_dir, row))
     except ValueError as error:
         raise PushError(f"The results of {row.repo_name} in {results_dir} cannot be read: {error}") from error
     digest = digest_of_inputs(row, repo_id, tag, results)

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..evaluation.record import EvaluationProtocol, Sides
+from .figures import METRIC_NAMES, PUBLISHED, Figure
 from .markdown import code_block, escape, inline_code, paragraph, table, wrap_command
-from .result_protocol import ResultProtocol, Sides
-from .results import METRIC_NAMES, PUBLISHED, Result
 
 
 # Packages whose versions are beside a figure; the rest is in the text below.
@@ -24,7 +24,7 @@ def format_sides(sides: int | Sides) -> str:
     return f"{sides.height} x {sides.width}" if isinstance(sides, Sides) else str(sides)
 
 
-def format_results_table(results: Iterable[Result]) -> str:
+def format_results_table(results: Iterable[Figure]) -> str:
     """Figures of one kind as a table in Markdown."""
     rows = []
     for result in results:
@@ -50,7 +50,7 @@ def format_results_table(results: Iterable[Result]) -> str:
     return table(("mIoU, percent", "scales", "flip", "short / long side", "window", "stride", "source"), rows)
 
 
-def name_results(results: Sequence[Result]) -> list[str]:
+def name_results(results: Sequence[Figure]) -> list[str]:
     """
     Names for figures that stand together: whether scales were averaged, and where that is the same for several, what
     differs between them.
@@ -72,7 +72,7 @@ def _format_value(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value)
 
 
-def write_classes(results: Sequence[Result]) -> str:
+def write_classes(results: Sequence[Figure]) -> str:
     """Figures of classes as a table, folded if it is long; nothing where there are none."""
     names = [escape(name).replace("mIoU", "IoU, percent", 1) for name in name_results(results)]
     columns = {
@@ -90,7 +90,7 @@ def write_classes(results: Sequence[Result]) -> str:
     return f"<details>\n<summary>Each of the {len(rows)} classes</summary>\n\n{text}\n\n</details>"
 
 
-def describe_input(protocol: ResultProtocol, resampling: str = "") -> str:
+def describe_input(protocol: EvaluationProtocol, resampling: str = "") -> str:
     """What becomes of an image before the model sees it, to follow "is"."""
     if protocol.image_size is not None:
         goal = f"to {format_sides(protocol.image_size)} pixels (height x width)"
@@ -111,18 +111,18 @@ def describe_input(protocol: ResultProtocol, resampling: str = "") -> str:
     return f"{resized}, then cut into windows of {sides}, {apart}"
 
 
-def describe_fingerprints(results: Iterable[Result]) -> str:
+def describe_fingerprints(results: Iterable[Figure]) -> str:
     """What tells the data of figures from others of the same name."""
     known = dict.fromkeys(result.fingerprint for result in results if result.fingerprint)
     return f"SHA-256 of the images and label maps: {', '.join(map(inline_code, known))}." if known else ""
 
 
-def describe_protocol(result: Result, device: str = "", further: Iterable[str] = ()) -> str:
+def describe_protocol(result: Figure, device: str = "", further: Iterable[str] = ()) -> str:
     """
     How a figure was measured, as a paragraph.
 
     Args:
-        result ([`Result`]): The figure.
+        result ([`Figure`]): The figure.
         device (`str`, *optional*): What it was measured on, in Markdown.
         further (`Iterable[str]`, *optional*): Sentences to end with.
     """
@@ -153,7 +153,7 @@ def describe_protocol(result: Result, device: str = "", further: Iterable[str] =
     )
 
 
-def write_measurement(result: Result, device: str = "", further: Iterable[str] = ()) -> str:
+def write_measurement(result: Figure, device: str = "", further: Iterable[str] = ()) -> str:
     """How a figure was measured, with the command that did it if it is known."""
     parts = [describe_protocol(result, device, further)]
     if result.command:

@@ -11,9 +11,9 @@ from transformers import BaseImageProcessor
 from ..configuration_segmenter import SegmenterConfig
 from ..redaction import is_hub_id, public_name
 from .cards import make_eval_results
+from .figures import METRIC, Figure, check_classes
 from .markdown import escape
 from .origins import StartingWeights, Terms, find_starting_weights, make_dataset_entry
-from .results import METRIC, Result, check_labels
 from .trained_text import Measurement, Trained, make_title, write_text
 from .training_facts import TrainingFacts
 
@@ -133,10 +133,10 @@ def make_measurement(config: SegmenterConfig, evaluation: Mapping[str, Any]) -> 
     dataset = evaluation.get("dataset") or {}
     if not isinstance(dataset, Mapping) or not dataset.get("name") or not dataset.get("split"):
         raise ValueError(f"Results must name their `dataset` and its `split`, got {dataset!r}.")
-    check_labels(evaluation.get("per_category_iou") or {}, config.id2label.values(), "this model")
+    check_classes(evaluation.get("per_category_iou") or {}, config.id2label.values(), "this model")
     if evaluation.get(METRIC) is None:
         return Measurement(evaluation, None)
-    return Measurement(evaluation, Result.from_evaluation(evaluation, make_dataset_entry(dataset["name"])))
+    return Measurement(evaluation, Figure.from_evaluation(evaluation, make_dataset_entry(dataset["name"])))
 
 
 def make_model_index(measurements: Sequence[Measurement]) -> list[EvalResult]:

@@ -11,6 +11,7 @@ from transformers.image_utils import PILImageResampling
 
 from ..configuration_segmenter import SegmenterConfig
 from ..conversion.released import ARCHITECTURES
+from ..evaluation.record import EvaluationProtocol
 from ..redaction import redact_command, redact_text
 from .card_facts import CITATIONS
 from .card_text import (
@@ -31,10 +32,9 @@ from .card_text import (
     fill_snippet,
     format_number,
 )
+from .figures import METRIC_NAMES, Figure
 from .markdown import bullets, code_block, escape, inline_code, paragraph, wrap_command
 from .origins import OTHER_LICENCE, StartingWeights, Terms, describe_dataset
-from .result_protocol import ResultProtocol
-from .results import METRIC_NAMES, Result
 from .results_text import (
     MAX_UNFOLDED_CLASSES,
     describe_fingerprints,
@@ -64,11 +64,11 @@ class Measurement:
 
     Args:
         evaluation (`Mapping`): What evaluation wrote.
-        result (`Result`, *optional*): Its mean IoU; `None` where no pixel was labelled, so that there is none.
+        result (`Figure`, *optional*): Its mean IoU; `None` where no pixel was labelled, so that there is none.
     """
 
     evaluation: Mapping[str, Any]
-    result: Result | None
+    result: Figure | None
 
     @property
     def data(self) -> str:
@@ -158,7 +158,7 @@ def write_introduction(model: Trained) -> str:
     )
 
 
-def _name_scales(result: Result) -> str:
+def _name_scales(result: Figure) -> str:
     return METRIC_NAMES[result.multi_scale].partition("(")[2].rstrip(")")
 
 
@@ -231,7 +231,7 @@ def _describe_scaling(image_processor: BaseImageProcessor) -> str:
 
 def write_description(model: Trained) -> str:
     image_processor = model.image_processor
-    protocol = ResultProtocol.from_image_processor(image_processor)
+    protocol = EvaluationProtocol.from_image_processor(image_processor)
     enlarged = ". Images below the window are enlarged to it" if image_processor.do_split_image else ""
     resampling = RESAMPLING.get(image_processor.resample, "bilinearly")
     pixels = describe_pixels(image_processor, model.config.num_channels)

@@ -13,14 +13,13 @@ from transformers import PreTrainedModel, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..evaluation.results import (
-    FIGURES,
-    FIGURES_OF_CLASSES,
     describe_command,
     describe_device,
     fingerprint,
+    have_same_figures,
     make_results,
     read_results_file,
-    write_results,
+    write_results_file,
 )
 from ..hub.push import CARD_FILE, PushError
 from ..hub.push_trained import check_repository, push_trained, save_card
@@ -108,11 +107,11 @@ def record(
     # It may be pushed: where things are on this machine concerns nobody else.
     results = redact_results(results)
     file = output_dir / RESULTS_NAME
-    is_known = is_finished_before and _say_the_same(file, results)
+    is_known = is_finished_before and _holds(file, results)
     remedy = f"The model is in {output_dir}: make room, and the same command writes what is missing."
     with refuse_unwritable(file, remedy):
         if not is_known:
-            write_results(results, file)
+            write_results_file(results, file)
         if training is None:
             return results
         if is_known and (output_dir / CARD_FILE).exists():
@@ -137,14 +136,12 @@ def record(
     return results
 
 
-def _say_the_same(file: Path, results: Mapping[str, Any]) -> bool:
-    """Whether a file holds the same figures, of the same data by the same protocol."""
+def _holds(file: Path, results: Mapping[str, Any]) -> bool:
+    """Whether a file of results has the figures of an evaluation."""
     try:
-        known = read_results_file(file)
+        return have_same_figures(read_results_file(file), results)
     except ValueError:
         return False
-    data = known["dataset"].get("fingerprint") == results["dataset"]["fingerprint"]
-    return data and all(known[name] == results[name] for name in (*FIGURES, *FIGURES_OF_CLASSES, "protocol"))
 
 
 def write_metrics(metrics: Mapping[str, Any], name: str, output_dir: str | Path):

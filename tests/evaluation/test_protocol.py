@@ -16,7 +16,6 @@ from segmenter_hf import SegmenterForSemanticSegmentation, SegmenterImageProcess
 from segmenter_hf.conversion.convert import load_checkpoint
 from segmenter_hf.evaluation.metrics import MeanIoU
 from segmenter_hf.evaluation.protocol import (
-    MULTI_SCALES,
     ExampleError,
     NonFiniteScoresError,
     WindowFeed,
@@ -27,6 +26,7 @@ from segmenter_hf.evaluation.protocol import (
     make_passes,
     segment_multi_scale,
 )
+from segmenter_hf.evaluation.record import MULTI_SCALES
 
 from ..common import REPOSITORY, tiny_config
 from ..data.datasets_on_disk import make_image, make_label_map, save

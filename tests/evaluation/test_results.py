@@ -13,7 +13,7 @@ from segmenter_hf.evaluation.results import (
     fingerprint,
     make_results,
     read_results_file,
-    write_results,
+    write_results_file,
 )
 
 from ..data.datasets_on_disk import make_image, make_label_map, save
@@ -45,7 +45,7 @@ def results():
 
 
 def test_what_is_written_is_read(results, tmp_path):
-    write_results(results, tmp_path / "folder" / "results.json")
+    write_results_file(results, tmp_path / "folder" / "results.json")
     assert read_results_file(tmp_path / "folder" / "results.json") == results
     assert [file.name for file in (tmp_path / "folder").iterdir()] == ["results.json"]
     assert "NaN" not in (tmp_path / "folder" / "results.json").read_text(encoding="utf-8")

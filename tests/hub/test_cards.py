@@ -18,17 +18,17 @@ from segmenter_hf import SegmenterForSemanticSegmentation, SegmenterImageProcess
 from segmenter_hf.conversion.released import RELEASED, find_released
 from segmenter_hf.hub.card_facts import SOURCES
 from segmenter_hf.hub.cards import ORGANIZATION, TAG, list_stale, make_card, make_documents, write_documents
-from segmenter_hf.hub.results import (
+from segmenter_hf.hub.figures import (
     MEASURED,
     PUBLISHED,
-    Result,
-    format_results,
-    published_results,
-    read_results,
-    results_file,
-    update_results,
+    Figure,
+    figures_file,
+    format_figures,
+    published_figures,
+    read_figures,
+    update_figures,
 )
-from segmenter_hf.hub.results import measured_result as measured_result_of
+from segmenter_hf.hub.figures import measured_figure as measured_result_of
 from tests.common import REPOSITORY, tiny_config
 from tests.hub.cards import check_tidy, code_blocks, run_snippets
 from tests.hub.evaluations import evaluate_released
@@ -51,9 +51,9 @@ def load_card(row) -> ModelCard:
     return ModelCard.load(FOLDER / f"{row.repo_name}.md")
 
 
-def measured_result(row, value_percent: float = 37.9, **changes) -> Result:
+def measured_figure(row, value_percent: float = 37.9, **changes) -> Figure:
     """A figure as evaluation here would add it."""
-    published = published_results(row)[0]
+    published = published_figures(row)[0]
     changes = {"num_images": 2000, "versions": {"segmenter_hf": "0.1.0", "torch": "2.8.0"}, **changes}
     return dataclasses.replace(published, value_percent=value_percent, kind=MEASURED, source=None, **changes)
 
@@ -104,7 +104,7 @@ def test_card_survives_loading_and_saving(row, tmp_path):
     card.save(tmp_path / "README.md")
     assert (tmp_path / "README.md").read_bytes() == file.read_bytes()
     model_index = card.data.to_dict().get("model-index")
-    assert bool(model_index) is bool(read_results(FOLDER / "results", row))
+    assert bool(model_index) is bool(read_figures(FOLDER / "results", row))
     if model_index:
         assert eval_results_to_model_index(*model_index_to_eval_results(model_index)) == model_index
 
@@ -151,8 +151,8 @@ def test_figures_are_those_of_the_table(row):
         assert type(result.metric_value) is float and result.metric_args["unit"] == "percent"
         assert result.task_type == "image-segmentation" and result.metric_type == "mean_iou"
         assert result.dataset_split == "validation" and type(result.dataset_config) is str
-        protocol = {name: result.metric_args[name] for name in dataclasses.asdict(row.protocol)}
-        assert protocol == dataclasses.asdict(row.protocol)
+        for name in ("window_size", "window_stride", "shortest_edge", "longest_edge"):
+            assert result.metric_args[name] == getattr(row.protocol, name)
         scales = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75] if result.metric_args["flip"] else [1.0]
         assert result.metric_args["scales"] == scales
         assert result.source_url == SOURCES[row.source].results_url and result.source_name
@@ -176,8 +176,8 @@ def test_cards_of_two_trainings_state_their_own_figures_and_name_each_other():
 
 @by_repo_name([find_released("ade20k/seg_tiny_mask"), find_released("segmenter_vit-l_mask_8x1_512x512_160k_ade20k")])
 def test_published_and_measured_figures_never_share_an_entry(row):
-    measured = measured_result(row)
-    for results in ([*published_results(row), measured], [measured, *published_results(row)]):
+    measured = measured_figure(row)
+    for results in ([*published_figures(row), measured], [measured, *published_figures(row)]):
         card = make_card(row, results, f"{ORGANIZATION}/{row.repo_name}")
         # What a reader of the file gets, after huggingface_hub has grouped the figures once more.
         entries = ModelCard(str(ModelCard(str(card)))).data.to_dict()["model-index"][0]["results"]
@@ -197,7 +197,7 @@ def test_measured_figures_are_told_with_how_they_were_measured():
     single = measured_result_of(row, evaluate_released(row))
     several = measured_result_of(row, evaluate_released(row, multi_scale=True))
     half = dataclasses.replace(single, protocol=dataclasses.replace(single.protocol, dtype="bfloat16"))
-    card = make_card(row, [*published_results(row), single, half, several], f"{ORGANIZATION}/{row.repo_name}")
+    card = make_card(row, [*published_figures(row), single, half, several], f"{ORGANIZATION}/{row.repo_name}")
     check_tidy(card.text)
     assert single.fingerprint in card.text and single.command in card.text
     names = [result.metric_name for result in card.data.eval_results if result.metric_args["kind"] == MEASURED]
@@ -230,15 +230,15 @@ def test_no_figures_are_said_to_be_none():
 
 def test_writing_keeps_measured_figures_and_renews_published_ones(tmp_path):
     row = find_released("ade20k/seg_tiny_mask")
-    wrong = dataclasses.replace(published_results(row)[0], value_percent=99.0)
-    file = results_file(tmp_path / "results", row)
+    wrong = dataclasses.replace(published_figures(row)[0], value_percent=99.0)
+    file = figures_file(tmp_path / "results", row)
     file.parent.mkdir()
-    file.write_text(format_results(row, [wrong, measured_result(row)]), encoding="utf-8")
+    file.write_text(format_figures(row, [wrong, measured_figure(row)]), encoding="utf-8")
 
     assert file in list_stale(tmp_path)
     written = write_documents(tmp_path)
     assert file in written and len(written) == len(ROWS) + len(MODELS)
-    assert read_results(tmp_path / "results", row) == [*published_results(row), measured_result(row)]
+    assert read_figures(tmp_path / "results", row) == [*published_figures(row), measured_figure(row)]
     assert "| 37.9 |" in (tmp_path / f"{row.repo_name}.md").read_text(encoding="utf-8")
     assert list_stale(tmp_path) == [] == write_documents(tmp_path)
 
@@ -280,34 +280,34 @@ def test_stale_files_are_found(tmp_path):
 )
 def test_figures_that_cannot_be_are_refused(changes, message, tmp_path):
     row = find_released("ade20k/seg_tiny_mask")
-    contents = json.loads(format_results(row, published_results(row)))
+    contents = json.loads(format_figures(row, published_figures(row)))
     contents["results"][0].update(copy.deepcopy(changes))
-    results_file(tmp_path, row).write_text(json.dumps(contents), encoding="utf-8")
+    figures_file(tmp_path, row).write_text(json.dumps(contents), encoding="utf-8")
     with pytest.raises(ValueError, match=re.escape(message)) as error:
-        read_results(tmp_path, row)
-    assert str(results_file(tmp_path, row)) in str(error.value)
+        read_figures(tmp_path, row)
+    assert str(figures_file(tmp_path, row)) in str(error.value)
 
 
 def test_files_of_figures_are_checked(tmp_path):
     row = find_released("ade20k/seg_tiny_mask")
-    file = results_file(tmp_path, row)
-    assert read_results(tmp_path, row) == []
-    file.write_text(format_results(find_released("ade20k/seg_small_mask"), []))
+    file = figures_file(tmp_path, row)
+    assert read_figures(tmp_path, row) == []
+    file.write_text(format_figures(find_released("ade20k/seg_small_mask"), []))
     with pytest.raises(ValueError, match="`model` is 'segmenter-vit-small"):
-        read_results(tmp_path, row)
-    file.write_text(format_results(row, [measured_result(row), measured_result(row, 38.0)]))
+        read_figures(tmp_path, row)
+    file.write_text(format_figures(row, [measured_figure(row), measured_figure(row, 38.0)]))
     with pytest.raises(ValueError, match="Two results have the same source and protocol"):
-        read_results(tmp_path, row)
+        read_figures(tmp_path, row)
     file.write_text("{}")
     with pytest.raises(ValueError, match="does not hold the results"):
-        read_results(tmp_path, row)
+        read_figures(tmp_path, row)
 
 
 @by_repo_name(ROWS)
 def test_published_figures_survive_their_file(row):
-    results = published_results(row)
-    assert [Result.from_dict(json.loads(json.dumps(result.to_dict()))) for result in results] == results
-    assert update_results(row, results) == results
+    results = published_figures(row)
+    assert [Figure.from_dict(json.loads(json.dumps(result.to_dict()))) for result in results] == results
+    assert update_figures(row, results) == results
 
 
 # Text

@@ -12,7 +12,7 @@ from huggingface_hub import HfApi, ModelCard
 from transformers import TrainingArguments
 
 from segmenter_hf import SegmenterImageProcessorPil
-from segmenter_hf.evaluation.results import write_results
+from segmenter_hf.evaluation.results import write_results_file
 from segmenter_hf.hub import push
 from segmenter_hf.hub.push import AccessError, PushError
 from segmenter_hf.hub.push_trained import check_repository, list_trained_files, push_trained, save_card
@@ -43,8 +43,8 @@ def trained(model, single, tmp_path_factory):
         torch.save(TrainingArguments(str(folder), use_cpu=True), each / "training_args.bin")
     torch.save(torch.optim.AdamW(model.parameters()).state_dict(), folder / "checkpoint-10" / "optimizer.pt")
     torch.save({}, folder / "scheduler.pt")
-    write_results(results, folder / "results.json")
-    write_results({"eval_mean_iou": results["mean_iou"]}, folder / "all_results.json")
+    write_results_file(results, folder / "results.json")
+    write_results_file({"eval_mean_iou": results["mean_iou"]}, folder / "all_results.json")
     (folder / "trainer_state.json").write_text(json.dumps({"log_history": [{"loss": 0.5, "step": 10}]}))
     (folder / "notes.txt").write_text("mine")
     (folder / "script.py").write_text("print('mine')")
@@ -230,7 +230,9 @@ def test_paths_of_the_machine_are_not_published(folder, server, api, single, tmp
         f"python scripts/evaluate_semantic_segmentation.py --model_name_or_path {folder} --output_file {folder}/x"
     )
     dataset = single["dataset"] | {"name": str(tmp_path / "data")}
-    write_results(single | {"model": str(folder), "dataset": dataset, "command": command}, folder / "results_ms.json")
+    write_results_file(
+        single | {"model": str(folder), "dataset": dataset, "command": command}, folder / "results_ms.json"
+    )
     before = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
     push_trained(folder, REPO_ID, api=api)
     files = server.files(REPO_ID)

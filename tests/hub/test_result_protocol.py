@@ -6,26 +6,25 @@ import pytest
 
 from segmenter_hf import SegmenterImageProcessorPil
 from segmenter_hf.conversion.released import RELEASED
-from segmenter_hf.evaluation.protocol import MULTI_SCALES
-from segmenter_hf.hub.result_protocol import ResultProtocol
-from segmenter_hf.hub.results import PUBLISHED_SCALES, published_results
+from segmenter_hf.evaluation.record import MULTI_SCALES, EvaluationProtocol
+from segmenter_hf.hub.figures import published_figures
 from segmenter_hf.hub.results_text import describe_input
 
 from .evaluations import PROCESSOR_SETTINGS
 
 
 def test_protocol_is_that_of_the_image_processor(single, several):
-    protocol = ResultProtocol.from_evaluation(single["protocol"])
+    protocol = EvaluationProtocol.from_settings(single["protocol"])
     assert protocol.window_size == (24, 32) and protocol.window_stride == (12, 16)
     assert (protocol.shortest_edge, protocol.longest_edge) == (32, 128)
     assert protocol.scales == (1.0,) and not protocol.flip and not protocol.is_multi_scale
     assert (protocol.antialias, protocol.backend, protocol.dtype) == (True, "pil", "float32")
-    own = ResultProtocol.from_image_processor(SegmenterImageProcessorPil(**PROCESSOR_SETTINGS))
+    own = EvaluationProtocol.from_image_processor(SegmenterImageProcessorPil(**PROCESSOR_SETTINGS))
     assert describe_input(own) == describe_input(protocol)
 
-    protocol = ResultProtocol.from_evaluation(several["protocol"])
+    protocol = EvaluationProtocol.from_settings(several["protocol"])
     assert protocol.is_multi_scale and protocol.dtype == "bfloat16"
-    assert protocol.scales == MULTI_SCALES == PUBLISHED_SCALES
+    assert protocol.scales == MULTI_SCALES
 
 
 @pytest.mark.parametrize(
@@ -45,14 +44,14 @@ def test_protocol_is_that_of_the_image_processor(single, several):
     ],
 )  # fmt: skip
 def test_protocols_of_all_kinds(settings, expected, words):
-    protocol = ResultProtocol.from_image_processor(SegmenterImageProcessorPil(**settings))
+    protocol = EvaluationProtocol.from_image_processor(SegmenterImageProcessorPil(**settings))
     assert {name: getattr(protocol, name) for name in expected} == expected
     assert words in describe_input(protocol)
-    assert ResultProtocol.from_dict(json.loads(json.dumps(protocol.to_dict()))) == protocol
+    assert EvaluationProtocol.from_dict(json.loads(json.dumps(protocol.to_dict()))) == protocol
 
 
 def test_published_protocols_say_no_more_than_they_did():
     for row in RELEASED.values():
-        for result in published_results(row):
+        for result in published_figures(row):
             names = ["window_size", "window_stride", "shortest_edge", "longest_edge", "scales", "flip"]
             assert list(result.to_dict()["protocol"]) == names

@@ -1,6 +1,6 @@
 """Figures in words and tables."""
 
-from segmenter_hf.hub.results import Result
+from segmenter_hf.hub.figures import Figure
 from segmenter_hf.hub.results_text import describe_protocol, name_results, write_classes
 
 
@@ -8,17 +8,17 @@ DATASET = {"type": "data", "name": "Data"}
 
 
 def test_names_tell_figures_apart(single, several):
-    first, second = (Result.from_evaluation(each, DATASET) for each in (single, several))
+    first, second = (Figure.from_evaluation(each, DATASET) for each in (single, several))
     assert name_results([first, second]) == ["mIoU (single scale)", "mIoU (multi-scale + flip)"]
     protocol = single["protocol"] | {"window_stride": {"height": 24, "width": 32}, "dtype": "bfloat16"}
-    other = Result.from_evaluation(single | {"protocol": protocol}, DATASET)
+    other = Figure.from_evaluation(single | {"protocol": protocol}, DATASET)
     assert name_results([first, second, other]) == [
         "mIoU (single scale), window_stride 12 x 16, dtype float32",
         "mIoU (multi-scale + flip)",
         "mIoU (single scale), window_stride 24 x 32, dtype bfloat16",
     ]
     excluding = single["protocol"] | {"exclude_classes": ["sky", "car"]}
-    other = Result.from_evaluation(single | {"protocol": excluding}, DATASET)
+    other = Figure.from_evaluation(single | {"protocol": excluding}, DATASET)
     assert name_results([other, first]) == [
         "mIoU (single scale), exclude_classes sky, car",
         "mIoU (single scale), exclude_classes none",
@@ -26,13 +26,13 @@ def test_names_tell_figures_apart(single, several):
 
 
 def test_words_are_those_of_the_protocol(single, several):
-    words = " ".join(describe_protocol(Result.from_evaluation(single, DATASET), "a device", ["Besides."]).split())
+    words = " ".join(describe_protocol(Figure.from_evaluation(single, DATASET), "a device", ["Besides."]).split())
     assert words.startswith("Single scale: an image is resized with antialiasing")
     assert "times the size" not in words and "Logits are averaged where windows overlap." in words
     assert "Pixels with label 255 are not counted." in words and words.endswith(" Besides.")
     assert "Measured with: float32, image processor of the pil backend, a device, python" in words
     protocol = several["protocol"] | {"exclude_classes": ["never seen"], "do_split_image": False}
-    words = describe_protocol(Result.from_evaluation(several | {"protocol": protocol}, DATASET))
+    words = describe_protocol(Figure.from_evaluation(several | {"protocol": protocol}, DATASET))
     words = " ".join(words.split())
     assert words.startswith("Multi-scale: an image is")
     assert "at 0.5, 0.75, 1, 1.25, 1.5, 1.75 times the size, each also flipped" in words
@@ -42,7 +42,7 @@ def test_words_are_those_of_the_protocol(single, several):
 
 def test_table_of_classes(single):
     results = single | {"per_category_iou": {"sky|cloud": 0.98765, "__car__": None}}
-    lines = write_classes([Result.from_evaluation(results, DATASET)]).splitlines()
+    lines = write_classes([Figure.from_evaluation(results, DATASET)]).splitlines()
     assert lines == [
         "| class | IoU, percent (single scale) |",
         "| --- | --- |",
@@ -50,6 +50,6 @@ def test_table_of_classes(single):
         r"| \_\_car\_\_ | - |",
     ]
     many = single | {"per_category_iou": {f"class {index}": 0.5 for index in range(150)}}
-    folded = write_classes([Result.from_evaluation(many, DATASET)])
+    folded = write_classes([Figure.from_evaluation(many, DATASET)])
     assert folded.startswith("<details>\n<summary>Each of the 150 classes</summary>\n\n| class |")
     assert folded.endswith("| class 149 | 50.0 |\n\n</details>")

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from segmenter_hf.conversion.released import RELEASED, find_released
-from segmenter_hf.evaluation.results import write_results
-from segmenter_hf.hub.results import MEASURED, read_results
+from segmenter_hf.evaluation.results import write_results_file
+from segmenter_hf.hub.figures import MEASURED, read_figures
 from tests.common import REPOSITORY
 from tests.hub.evaluations import evaluate_released
 
@@ -82,12 +82,12 @@ def evaluations(tmp_path_factory):
     """Files of results of a checkpoint, in single and multi-scale."""
     folder = tmp_path_factory.mktemp("evaluations")
     for name, multi_scale in (("single", False), ("multi", True)):
-        write_results(evaluate_released(MEASURED_ROW, multi_scale), folder / f"{name}.json")
+        write_results_file(evaluate_released(MEASURED_ROW, multi_scale), folder / f"{name}.json")
     return folder
 
 
 def measured_of(folder):
-    results = read_results(folder / "results", MEASURED_ROW)
+    results = read_figures(folder / "results", MEASURED_ROW)
     return [result for result in results if result.kind == MEASURED]
 
 
@@ -114,7 +114,7 @@ def test_adds_measured_figures_and_writes_their_card(run_main, copy, evaluations
     assert run_main(*adds) == (0, f"added to {results}\n", "")
     assert measured_of(copy) == [single, multi]
     better = json.loads((evaluations / "single.json").read_text(encoding="utf-8")) | {"mean_iou": 0.7912}
-    write_results(better, evaluations / "better.json")
+    write_results_file(better, evaluations / "better.json")
     assert run_main("--add_results", MEASURED_ROW.name, str(evaluations / "better.json"))[0] == 0
     assert [result.value_percent for result in measured_of(copy)] == [79.12, multi.value_percent]
     assert run_main("--check") == (0, "", "") and not list(copy.rglob("*.part"))

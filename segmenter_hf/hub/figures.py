@@ -6,29 +6,32 @@ file: `scripts/write_model_cards.py --add_results` adds them from the results th
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..conversion.released import ReleasedCheckpoint
+from ..evaluation.record import MULTI_SCALES, EvaluationProtocol, make_checked, take
 from ..redaction import redact_command
 from .card_facts import DATASETS, SOURCES
-from .result_protocol import ResultProtocol, make_checked, take
 
 
 METRIC = "mean_iou"
 METRIC_NAMES = {False: "mIoU (single scale)", True: "mIoU (multi-scale + flip)"}
 PUBLISHED, MEASURED = "published", "measured"
-# Of the multi-scale figures that are published, as the paper and both sources have them. Evaluation here
-# has the same; importing it takes more memory than converting a small model.
-PUBLISHED_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+# What figures of each kind must have, and must not.
+REQUIRED = {PUBLISHED: ("source",), MEASURED: ("num_images", "versions")}
+REFUSED = {
+    PUBLISHED: ("num_images", "versions", "fingerprint", "command", "per_category_iou_percent"),
+    MEASURED: ("source",),
+}
 # What data sets call the split that figures are published on.
 VALIDATION_SPLITS = ("validation", "val")
 
 
 @dataclass(frozen=True)
-class Result:
+class Figure:
     """
     One figure of one model.
 
@@ -38,7 +41,7 @@ class Result:
         multi_scale (`bool`): Whether several scales or flipped images were averaged.
         dataset (`dict[str, str]`): `type`, the id on the Hub if there is one, and `name` for readers.
         split (`str`): The split of it, as `datasets` calls it.
-        protocol (`ResultProtocol`): How it was measured.
+        protocol ([`EvaluationProtocol`]): How it was measured.
         kind (`str`): `"published"` by the source of the weights, or `"measured"` here, with the converted weights.
         source (`dict[str, str]`, *optional*): `name` and `url` of what published it; for published figures only.
         num_images (`int`, *optional*): On how many images it was measured; for measured figures only.
@@ -47,6 +50,9 @@ class Result:
         command (`str`, *optional*): What measured it, likewise.
         per_category_iou_percent (`dict[str, float | None]`, *optional*): The figure of each class, `None` for one
             that neither occurs nor is predicted; likewise.
+
+    Raises:
+        ValueError: for values that cannot be.
     """
 
     metric: str
@@ -54,7 +60,7 @@ class Result:
     multi_scale: bool
     dataset: dict[str, str]
     split: str
-    protocol: ResultProtocol
+    protocol: EvaluationProtocol
     kind: str
     source: dict[str, str] | None = None
     num_images: int | None = None
@@ -74,23 +80,16 @@ class Result:
             raise ValueError(f"`multi_scale` is {self.multi_scale}, which does not fit {self.protocol}.")
         if set(self.dataset) != {"type", "name"}:
             raise ValueError(f"`dataset` must have `type` and `name`, got {self.dataset}.")
-        if self.kind not in (PUBLISHED, MEASURED):
+        if self.kind not in REQUIRED:
             raise ValueError(f"`kind` must be {PUBLISHED!r} or {MEASURED!r}, got {self.kind!r}.")
-        is_published = self.kind == PUBLISHED
-        if is_published is (self.source is None) or (is_published and set(self.source) != {"name", "url"}):
-            raise ValueError(
-                f"A {self.kind} figure must have {'`name` and `url` of its' if is_published else 'no'} `source`, got "
-                f"{self.source}."
-            )
-        for name in ("num_images", "versions"):
-            if is_published is not (getattr(self, name) is None):
-                raise ValueError(
-                    f"A {self.kind} figure must have {'no ' if is_published else ''}`{name}`, got "
-                    f"{getattr(self, name)}."
-                )
-        for name in ("fingerprint", "command", "per_category_iou_percent"):
-            if is_published and getattr(self, name) is not None:
+        for name in REFUSED[self.kind]:
+            if getattr(self, name) is not None:
                 raise ValueError(f"A {self.kind} figure must have no `{name}`, got {getattr(self, name)}.")
+        for name in REQUIRED[self.kind]:
+            value = getattr(self, name)
+            if value is None or (name == "source" and set(value) != {"name", "url"}):
+                parts = "`name` and `url` of its " if name == "source" else ""
+                raise ValueError(f"A {self.kind} figure must have {parts}`{name}`, got {value}.")
 
     @property
     def group(self) -> str:
@@ -98,18 +97,18 @@ class Result:
         return f"{PUBLISHED}: {self.source['name']}" if self.kind == PUBLISHED else MEASURED
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Result":
+    def from_dict(cls, values: Mapping[str, Any]) -> "Figure":
         """
-        The result that [`to_dict`] made.
+        The figure that [`to_dict`] made.
 
         Raises:
             ValueError: for fields that are missing, unknown, or have values that cannot be.
         """
-        protocol = ResultProtocol.from_dict(values.get("protocol", {}))
+        protocol = EvaluationProtocol.from_dict(values.get("protocol", {}))
         return make_checked(cls, {**values, "protocol": protocol}, "result")
 
     @classmethod
-    def from_evaluation(cls, results: Mapping[str, Any], dataset: Mapping[str, str]) -> "Result":
+    def from_evaluation(cls, results: Mapping[str, Any], dataset: Mapping[str, str]) -> "Figure":
         """
         The mean IoU that an evaluation measured, in percent with four decimals. Its command loses what tells of the
         machine.
@@ -122,12 +121,12 @@ class Result:
             ValueError: for values that are missing, or cannot be: no mean IoU, say.
         """
         evaluated = take(results, "dataset", Mapping)
-        protocol = ResultProtocol.from_evaluation(take(results, "protocol", Mapping))
+        protocol = EvaluationProtocol.from_settings(take(results, "protocol", Mapping))
         classes = take(results, "per_category_iou", Mapping)
         command = results.get("command")
         return cls(
             metric=METRIC,
-            value_percent=to_percent(results.get(METRIC)),
+            value_percent=_to_percent(results.get(METRIC)),
             multi_scale=protocol.is_multi_scale,
             dataset=dict(dataset),
             split=take(evaluated, "split", str),
@@ -137,7 +136,7 @@ class Result:
             versions=dict(take(results, "versions", Mapping)),
             fingerprint=evaluated.get("fingerprint"),
             command=None if command is None else redact_command(command),
-            per_category_iou_percent={name: to_percent(value) for name, value in classes.items()},
+            per_category_iou_percent={name: _to_percent(value) for name, value in classes.items()},
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -146,8 +145,8 @@ class Result:
         return {**values, "protocol": self.protocol.to_dict()}
 
 
-def to_percent(fraction: float | None) -> float | None:
-    """A figure as results files have it, in percent; what is no number is left as it is."""
+def _to_percent(fraction: float | None) -> float | None:
+    # What is no number is left as it is, for the check of the figure to name it.
     return round(100.0 * fraction, 4) if type(fraction) in (int, float) else fraction
 
 
@@ -156,35 +155,29 @@ def _check_percent(value: Any, name: str):
         raise ValueError(f"`{name}` must be a float from 0 to 100, got {value!r}.")
 
 
-def published_results(row: ReleasedCheckpoint) -> list[Result]:
+def published_figures(row: ReleasedCheckpoint) -> list[Figure]:
     """The published figures of a released checkpoint: single scale before multi-scale."""
-    if row.protocol is None:
+    values = (row.published_miou_percent_ss, row.published_miou_percent_ms)
+    if row.protocol is None or None in values:
         return []
     dataset, source = DATASETS[row.dataset], SOURCES[row.source]
-    figures = (row.published_miou_percent_ss, row.published_miou_percent_ms)
-    if None in figures:
-        return []
+    protocols = (row.protocol, replace(row.protocol, scales=MULTI_SCALES, flip=True))
     return [
-        Result(
+        Figure(
             metric=METRIC,
             value_percent=value,
-            multi_scale=multi_scale,
+            multi_scale=protocol.is_multi_scale,
             dataset={"type": dataset.type, "name": dataset.name},
             split="validation",
-            protocol=ResultProtocol(
-                # Scales of both sources: segm/data/ade20k.py, and `--aug-test` of MMSegmentation's tools/test.py.
-                **asdict(row.protocol),
-                scales=PUBLISHED_SCALES if multi_scale else (1.0,),
-                flip=multi_scale,
-            ),
+            protocol=protocol,
             kind=PUBLISHED,
             source={"name": source.name, "url": source.results_url},
         )
-        for multi_scale, value in zip((False, True), figures, strict=True)
+        for protocol, value in zip(protocols, values, strict=True)
     ]
 
 
-def measured_result(row: ReleasedCheckpoint, evaluation: Mapping[str, Any]) -> Result:
+def measured_figure(row: ReleasedCheckpoint, evaluation: Mapping[str, Any]) -> Figure:
     """
     The figure that an evaluation of a converted released checkpoint measured.
 
@@ -198,28 +191,28 @@ def measured_result(row: ReleasedCheckpoint, evaluation: Mapping[str, Any]) -> R
     if row.is_encoder:
         raise ValueError(f"{row.name} is an encoder, which does not segment: no figure belongs to it.")
     dataset = DATASETS[row.dataset]
-    result = Result.from_evaluation(evaluation, {"type": dataset.type, "name": dataset.name})
+    figure = Figure.from_evaluation(evaluation, {"type": dataset.type, "name": dataset.name})
     names = row.config.id2label.values()
-    check_labels(result.per_category_iou_percent, names, f"{row.name}, a model of {dataset.name}")
-    if result.split not in VALIDATION_SPLITS:
+    check_classes(figure.per_category_iou_percent, names, f"{row.name}, a model of {dataset.name}")
+    if figure.split not in VALIDATION_SPLITS:
         raise ValueError(
-            f"The results are of the split {result.split}, expected validation, on which figures of {dataset.name} "
+            f"The results are of the split {figure.split}, expected validation, on which figures of {dataset.name} "
             "are published. Evaluate on that."
         )
-    if result.num_images != dataset.num_validation_images:
+    if figure.num_images != dataset.num_validation_images:
         raise ValueError(
-            f"The results are of {result.num_images:,} images, expected the {dataset.num_validation_images:,} of "
+            f"The results are of {figure.num_images:,} images, expected the {dataset.num_validation_images:,} of "
             f"{dataset.name}'s validation split. Evaluate on all of them."
         )
-    if result.protocol.exclude_classes:
+    if figure.protocol.exclude_classes:
         raise ValueError(
-            f"The results leave out {', '.join(result.protocol.exclude_classes)}, expected the mean of all classes. "
+            f"The results leave out {', '.join(figure.protocol.exclude_classes)}, expected the mean of all classes. "
             "Evaluate without --exclude_classes."
         )
-    return replace(result, split="validation")
+    return replace(figure, split="validation")
 
 
-def check_labels(measured: Iterable[str], expected: Iterable[str], owner: str):
+def check_classes(measured: Iterable[str], expected: Iterable[str], owner: str):
     """
     Raises:
         ValueError: if figures are not of the classes of their model; the message names some.
@@ -240,57 +233,56 @@ def check_labels(measured: Iterable[str], expected: Iterable[str], owner: str):
     )
 
 
-def replace_measured(results: Iterable[Result], result: Result) -> list[Result]:
-    """The results with a measured one, in place of that of the same protocol if there is one."""
-    others = [each for each in results if each.kind != MEASURED or each.protocol != result.protocol]
-    published = [each for each in others if each.kind == PUBLISHED]
-    measured = [*(each for each in others if each.kind == MEASURED), result]
-    return [*published, *sorted(measured, key=lambda each: each.multi_scale)]
+def replace_measured(figures: Sequence[Figure], figure: Figure) -> list[Figure]:
+    """The figures with a measured one, in place of that of the same protocol if there is one."""
+    published = [each for each in figures if each.kind == PUBLISHED]
+    others = [each for each in figures if each.kind == MEASURED and each.protocol != figure.protocol]
+    return [*published, *sorted([*others, figure], key=lambda each: each.multi_scale)]
 
 
-def update_results(row: ReleasedCheckpoint, results: Iterable[Result] = ()) -> list[Result]:
-    """The results with the published ones as the table of released checkpoints has them now."""
-    return [*published_results(row), *(result for result in results if result.kind == MEASURED)]
+def update_figures(row: ReleasedCheckpoint, figures: Iterable[Figure] = ()) -> list[Figure]:
+    """The figures with the published ones as the table of released checkpoints has them now."""
+    return [*published_figures(row), *(figure for figure in figures if figure.kind == MEASURED)]
 
 
-def results_file(folder: str | Path, row: ReleasedCheckpoint) -> Path:
-    """Where the results of a model are kept."""
+def figures_file(folder: str | Path, row: ReleasedCheckpoint) -> Path:
+    """Where the figures of a model are kept."""
     return Path(folder) / f"{row.repo_name}.json"
 
 
-def read_results(folder: str | Path, row: ReleasedCheckpoint) -> list[Result]:
+def read_figures(folder: str | Path, row: ReleasedCheckpoint) -> list[Figure]:
     """
-    The results of a model.
+    The figures of a model.
 
     Args:
         folder (`str` or `Path`): `model_cards/results` of the repository.
         row (`ReleasedCheckpoint`): Which model. Encoders, which no figures belong to, have no file.
 
     Returns:
-        `list[Result]`: what its file holds; empty if there is none.
+        `list[Figure]`: what its file holds; empty if there is none.
 
     Raises:
-        ValueError: if the file is not what [`format_results`] writes, or has the same figure twice.
+        ValueError: if the file is not what [`format_figures`] writes, or has the same figure twice.
     """
-    file = results_file(folder, row)
+    file = figures_file(folder, row)
     if not file.is_file():
         return []
     contents = json.loads(file.read_text(encoding="utf-8"))
     try:
         if contents["model"] != row.repo_name:
             raise ValueError(f"`model` is {contents['model']!r}.")
-        results = [Result.from_dict(values) for values in contents["results"]]
-        keys = [(result.group, result.protocol) for result in results]
+        figures = [Figure.from_dict(values) for values in contents["results"]]
+        keys = [(figure.group, figure.protocol) for figure in figures]
         if len(set(keys)) < len(keys):
             raise ValueError("Two results have the same source and protocol.")
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} does not hold the results of {row.repo_name}: {error}") from error
-    return results
+    return figures
 
 
-def format_results(row: ReleasedCheckpoint, results: Iterable[Result]) -> str:
-    """The contents of a file of results."""
-    contents = {"model": row.repo_name, "results": [result.to_dict() for result in results]}
+def format_figures(row: ReleasedCheckpoint, figures: Iterable[Figure]) -> str:
+    """The contents of a file of figures."""
+    contents = {"model": row.repo_name, "results": [figure.to_dict() for figure in figures]}
     return json.dumps(contents, indent=2, allow_nan=False) + "\n"
 
 
@@ -299,16 +291,13 @@ __all__ = [
     "METRIC",
     "METRIC_NAMES",
     "PUBLISHED",
-    "PUBLISHED_SCALES",
-    "Result",
-    "ResultProtocol",
-    "check_labels",
-    "format_results",
-    "measured_result",
-    "published_results",
-    "read_results",
+    "Figure",
+    "check_classes",
+    "figures_file",
+    "format_figures",
+    "measured_figure",
+    "published_figures",
+    "read_figures",
     "replace_measured",
-    "results_file",
-    "to_percent",
-    "update_results",
+    "update_figures",
 ]

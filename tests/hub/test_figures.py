@@ -7,12 +7,12 @@ import re
 import pytest
 
 from segmenter_hf.conversion.released import find_released
-from segmenter_hf.hub.results import (
+from segmenter_hf.hub.figures import (
     MEASURED,
-    Result,
-    check_labels,
-    measured_result,
-    published_results,
+    Figure,
+    check_classes,
+    measured_figure,
+    published_figures,
     replace_measured,
 )
 
@@ -29,7 +29,7 @@ def released_evaluation():
 
 
 def test_figure_is_that_of_the_evaluation(single):
-    result = Result.from_evaluation(single, DATASET)
+    result = Figure.from_evaluation(single, DATASET)
     assert result.kind == MEASURED and not result.multi_scale and result.num_images == 2
     assert result.value_percent == pytest.approx(100 * single["mean_iou"], abs=1e-4)
     assert result.fingerprint == single["dataset"]["fingerprint"]
@@ -40,8 +40,8 @@ def test_figure_is_that_of_the_evaluation(single):
 
 def test_measured_figures_survive_their_file(single, several):
     for results in (single, several):
-        result = Result.from_evaluation(results, DATASET)
-        assert Result.from_dict(json.loads(json.dumps(result.to_dict(), allow_nan=False))) == result
+        result = Figure.from_evaluation(results, DATASET)
+        assert Figure.from_dict(json.loads(json.dumps(result.to_dict(), allow_nan=False))) == result
 
 
 @pytest.mark.parametrize(
@@ -72,30 +72,30 @@ def test_evaluations_that_cannot_be_are_refused(path, value, message, single):
         place = place[parent]
     place[name] = value
     with pytest.raises(ValueError, match=re.escape(message)):
-        Result.from_evaluation(results, DATASET)
+        Figure.from_evaluation(results, DATASET)
 
 
 def test_what_is_missing_is_named(single):
     with pytest.raises(ValueError, match="The results have no `protocol`. scripts/evaluate_semantic_segmentation.py"):
-        Result.from_evaluation({name: value for name, value in single.items() if name != "protocol"}, DATASET)
+        Figure.from_evaluation({name: value for name, value in single.items() if name != "protocol"}, DATASET)
 
 
 def test_command_loses_what_tells_of_the_machine(single):
     results = single | {"command": "python /home/jane/eval.py --dataset_name /data/cam --token secret"}
-    assert Result.from_evaluation(results, DATASET).command == "python eval.py --dataset_name cam"
+    assert Figure.from_evaluation(results, DATASET).command == "python eval.py --dataset_name cam"
 
 
 # Of released checkpoints
 
 
 def test_figure_of_a_released_checkpoint(released_evaluation):
-    result = measured_result(ROW, released_evaluation)
+    result = measured_figure(ROW, released_evaluation)
     assert result.dataset == {"type": "cityscapes", "name": "Cityscapes"} and result.num_images == 500
-    published, _ = published_results(ROW)
+    published, _ = published_figures(ROW)
     for name in ("window_size", "window_stride", "shortest_edge", "longest_edge", "scales", "flip"):
         assert getattr(result.protocol, name) == getattr(published.protocol, name)
     in_short = released_evaluation | {"dataset": released_evaluation["dataset"] | {"split": "val"}}
-    assert measured_result(ROW, in_short).split == "validation"
+    assert measured_figure(ROW, in_short).split == "validation"
 
 
 @pytest.mark.parametrize(
@@ -110,33 +110,33 @@ def test_figure_of_a_released_checkpoint(released_evaluation):
 )  # fmt: skip
 def test_figures_of_something_else_are_refused(changes, message, released_evaluation):
     with pytest.raises(ValueError, match=re.escape(message)):
-        measured_result(ROW, released_evaluation | changes)
+        measured_figure(ROW, released_evaluation | changes)
 
 
 def test_means_of_some_classes_are_refused(released_evaluation):
     protocol = released_evaluation["protocol"] | {"exclude_classes": ["road"]}
     with pytest.raises(ValueError, match="leave out road, expected the mean of all classes"):
-        measured_result(ROW, released_evaluation | {"protocol": protocol})
+        measured_figure(ROW, released_evaluation | {"protocol": protocol})
 
 
 def test_encoders_have_no_figures(released_evaluation):
     with pytest.raises(ValueError, match="is an encoder"):
-        measured_result(find_released("vit_tiny_patch16_384"), released_evaluation)
+        measured_figure(find_released("vit_tiny_patch16_384"), released_evaluation)
 
 
 def test_same_protocol_is_replaced_and_others_are_kept(released_evaluation):
-    first = measured_result(ROW, released_evaluation)
-    several = measured_result(ROW, evaluate_released(ROW, multi_scale=True))
-    better = measured_result(ROW, released_evaluation | {"mean_iou": 0.75})
-    published = published_results(ROW)
+    first = measured_figure(ROW, released_evaluation)
+    several = measured_figure(ROW, evaluate_released(ROW, multi_scale=True))
+    better = measured_figure(ROW, released_evaluation | {"mean_iou": 0.75})
+    published = published_figures(ROW)
     results = replace_measured(replace_measured(published, several), first)
     assert results == [*published, first, several]
     assert replace_measured(results, better) == [*published, better, several]
 
 
 def test_labels_are_named_by_what_is_wrong():
-    check_labels(["a", "b"], ["b", "a"], "it")
+    check_classes(["a", "b"], ["b", "a"], "it")
     with pytest.raises(ValueError, match=re.escape("(unknown: c)")):
-        check_labels(["a", "b", "c"], ["a", "b"], "it")
+        check_classes(["a", "b", "c"], ["a", "b"], "it")
     with pytest.raises(ValueError, match=re.escape("of 0 classes, which are not the 1 of it (without figure: a)")):
-        check_labels([], ["a"], "it")
+        check_classes([], ["a"], "it")
