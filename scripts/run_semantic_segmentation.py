@@ -29,10 +29,10 @@ except KeyboardInterrupt:
 
 def train() -> int:
     # Here, where a library that is missing is one line.
-    from segmenter_hf.training import with_trainer
+    from segmenter_hf.training import run_with_trainer
     from segmenter_hf.training.arguments import run_script
 
-    return run_script(with_trainer.TrainingArguments, __doc__, with_trainer.train)
+    return run_script(run_with_trainer.TrainingArguments, __doc__, run_with_trainer.train)
 
 
 def main() -> int:

@@ -21,8 +21,8 @@ from ..modeling_segmenter import SegmenterForSemanticSegmentation
 from ..outputs import OutputError
 from .arguments import TrainingError
 from .checkpoints import check_fits, decide_checkpoint, find_foreign, find_last_checkpoint, is_model_only, read_step
-from .outcome import Run, describe_training
 from .output_folder import by_first_process
+from .results_and_card import Run, describe_training
 from .run_record import (
     ENDLESS,
     Difference,
@@ -31,7 +31,7 @@ from .run_record import (
     describe_versions,
     find_differences,
 )
-from .setup import TrainingSetup
+from .training_setup import TrainingSetup
 
 
 logger = logging.getLogger(__name__)

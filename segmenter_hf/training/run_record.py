@@ -25,7 +25,7 @@ from .argument_checks import MEASURED, parse_options
 from .arguments import DataArguments, MethodArguments, TrainingError
 from .checkpoints import RECORD_NAME
 from .recipes import Recipe
-from .setup import TrainingSetup
+from .training_setup import TrainingSetup
 
 
 # Flags that decide on the weights, of those that data, labels, image processor and config do not show. What the two

@@ -31,14 +31,14 @@ from .checkpoints import (
     replacing_files,
     saving,
 )
-from .outcome import Run, choose_repository, push, record, write_state
 from .output_folder import FILES, reserved
 from .recipes import Recipe, announce
+from .results_and_card import Run, choose_repository, push, record, write_state
 from .resuming import Course, begin, has_evaluation, load_saved, load_state, read_options, restore_options
+from .run_with_trainer import set_up_logging
 from .samples import EpochSampler
-from .setup import TrainingSetup, prepare
-from .trainer import compute_loss, evaluate_in_training, make_metrics
-from .with_trainer import set_up_logging
+from .segmentation_trainer import compute_loss, evaluate_in_training, make_metrics
+from .training_setup import TrainingSetup, prepare
 
 
 logger = logging.getLogger(__name__)

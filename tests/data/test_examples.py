@@ -24,7 +24,7 @@ from segmenter_hf.data.loading import load_segmentation_data
 from segmenter_hf.evaluation.protocol import evaluate_sliding_window
 from segmenter_hf.evaluation.results import fingerprint
 from segmenter_hf.training.samples import TrainingDataset
-from segmenter_hf.training.trainer import SegmentationTrainer
+from segmenter_hf.training.segmentation_trainer import SegmentationTrainer
 from tests.common import encode_png, encode_tiff, tiny_config
 from tests.data.datasets_on_disk import make_image, make_label_map, save, write_pairs
 

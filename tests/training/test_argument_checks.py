@@ -6,8 +6,8 @@ import pytest
 from transformers import TrainingArguments
 
 from segmenter_hf.training.arguments import TrainingError, parse_arguments, run_script
+from segmenter_hf.training.run_with_trainer import check_arguments
 from segmenter_hf.training.with_accelerate import AccelerateArguments
-from segmenter_hf.training.with_trainer import check_arguments
 
 from ..data.datasets_on_disk import write_pairs
 

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainingArguments, get_scheduler
 
 from segmenter_hf.outputs import OutputError
-from segmenter_hf.training import with_accelerate, with_trainer
+from segmenter_hf.training import run_with_trainer, with_accelerate
 from segmenter_hf.training.arguments import TrainingError, parse_arguments
 from segmenter_hf.training.resuming import check_room, read_options, restore_options
 from segmenter_hf.training.run_record import RunRecord
@@ -47,7 +47,7 @@ def train(kind, dataset, output_dir, steps, *flags, save=2):
     }[kind]
     command = ["--dataset_name", dataset, "--output_dir", output_dir, *FLAGS, *own, *flags]
     module, run_type = {
-        "trainer": (with_trainer, TrainingArguments),
+        "trainer": (run_with_trainer, TrainingArguments),
         "accelerate": (with_accelerate, AccelerateArguments),
     }[kind]
     return module.train(*parse_arguments(run_type, "", [str(part) for part in command]))
@@ -91,7 +91,7 @@ def test_a_finished_run_is_left_as_it_is(kind, dataset, copy_run, caplog):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_finished_run_that_is_pushed_later_says_where_it_is(kind, dataset, copy_run, monkeypatch):
     folder = copy_run(kind)
-    module = {"trainer": with_trainer, "accelerate": with_accelerate}[kind]
+    module = {"trainer": run_with_trainer, "accelerate": with_accelerate}[kind]
     monkeypatch.setattr(module, "choose_repository", lambda args: args.hub_model_id if args.push_to_hub else None)
     pushed = []
     monkeypatch.setattr(module, "push", lambda args, repo_id: pushed.append((folder / "README.md").read_text()))
@@ -421,7 +421,7 @@ def test_places_that_cannot_be_written_are_found_before_the_work(kind, dataset, 
     (tmp_path / "file").write_text("mine", encoding="utf-8")
     (tmp_path / "run" / "results.json").mkdir(parents=True)
     # The data are not even looked for.
-    monkeypatch.setattr("segmenter_hf.training.setup.load_segmentation_data", None)
+    monkeypatch.setattr("segmenter_hf.training.training_setup.load_segmentation_data", None)
     with pytest.raises(OutputError, match="is a file, expected a folder"):
         train(kind, dataset, tmp_path / "file", 2)
     with pytest.raises(OutputError, match="results.json is a folder"):
@@ -451,7 +451,7 @@ def test_an_evaluation_changes_no_history(dataset, copy_run):
     flags = ["--do_eval", "--model_name_or_path", folder]
     AcceleratorState._reset_state(reset_partial_state=True)
     command = ["--dataset_name", dataset, "--output_dir", folder, "--use_cpu", "True", *flags]
-    with_trainer.train(*parse_arguments(TrainingArguments, "", [str(part) for part in command]))
+    run_with_trainer.train(*parse_arguments(TrainingArguments, "", [str(part) for part in command]))
     after = contents(folder)
     assert {name for name in before if before[name] != after[name]} <= {
         *map(Path, ("results.json", "eval_results.json", "all_results.json")),

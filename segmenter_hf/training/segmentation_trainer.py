@@ -1,4 +1,4 @@
-"""What sets training of a segmentation model apart from `Trainer`'s defaults."""
+"""[`SegmentationTrainer`], a `Trainer` whose evaluation is the sliding-window protocol."""
 
 import logging
 import math
@@ -14,7 +14,7 @@ from ..data.examples import require_length
 from ..evaluation.protocol import NonFiniteScoresError, evaluate_sliding_window
 from .arguments import TrainingError
 from .checkpoints import begin_checkpoint, find_problem, refuse_unloadable, remove_old_checkpoints, saving
-from .outcome import write_state
+from .results_and_card import write_state
 from .resuming import Course, read_options, restore_options
 from .samples import EpochSampler, SetEpoch
 

@@ -15,7 +15,7 @@ from segmenter_hf.data.augmentation import SegmentationAugmentation
 from segmenter_hf.evaluation.protocol import evaluate_sliding_window
 from segmenter_hf.training.arguments import TrainingError
 from segmenter_hf.training.samples import TrainingDataset
-from segmenter_hf.training.trainer import SegmentationTrainer, check_metric
+from segmenter_hf.training.segmentation_trainer import SegmentationTrainer, check_metric
 
 from ..common import random_labels, random_pixel_values, tiny_config
 

@@ -17,6 +17,7 @@ from segmenter_hf import SegmenterForSemanticSegmentation, SegmenterImageProcess
 from segmenter_hf.data.labels import load_label_set
 from segmenter_hf.data.loading import load_segmentation_data
 from segmenter_hf.evaluation.results import fingerprint
+from segmenter_hf.training import training_setup
 from segmenter_hf.training.arguments import (
     DataArguments,
     MethodArguments,
@@ -25,7 +26,7 @@ from segmenter_hf.training.arguments import (
     parse_arguments,
 )
 from segmenter_hf.training.recipes import RECIPES
-from segmenter_hf.training.setup import (
+from segmenter_hf.training.training_setup import (
     add_adapters,
     balanced_class_weights,
     count_labels,
@@ -297,7 +298,7 @@ def test_unreadable_examples_are_refused_otherwise(spoilt):
 
 
 def test_what_lies_beyond_the_sample_is_found_if_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("segmenter_hf.training.setup.NUM_CHECKED", 1)
+    monkeypatch.setattr(training_setup, "NUM_CHECKED", 1)
     folder = write_pairs(tmp_path, "images", "annotations", number=8)
     file = folder / "images" / "7.jpg"
     file.write_bytes(file.read_bytes()[:900])
@@ -332,13 +333,13 @@ def test_processes_read_their_share_and_leave_out_the_same(spoilt, monkeypatch):
     data = load_segmentation_data(spoilt)
     read, found = [], []
     for rank in (0, 1, 0, 1):
-        monkeypatch.setattr("segmenter_hf.training.setup._rank_and_number_of_processes", lambda rank=rank: (rank, 2))
+        monkeypatch.setattr(training_setup, "_rank_and_number_of_processes", lambda rank=rank: (rank, 2))
 
         def gather(own):
             read.append(own)
             return [own] if len(read) < 3 else read[:2]
 
-        monkeypatch.setattr("segmenter_hf.training.setup._gather", gather)
+        monkeypatch.setattr(training_setup, "_gather", gather)
         found.append(leave_out_unreadable(data.split("train"), "train", data, SegmenterImageProcessor()))
     assert [sorted(own) for own in read[:2]] == [[], [1, 3]]
     assert [len(examples) for examples in found[2:]] == [4, 4]

@@ -1,4 +1,4 @@
-"""What a training run leaves beside the model: its figures, its card, and all of it on the Hub."""
+"""Results and card of a finished run, written beside its model and pushed with it."""
 
 import copy
 import json
@@ -32,7 +32,7 @@ from .argument_checks import parse_options
 from .arguments import DataArguments, MethodArguments, ModelArguments, TrainingError
 from .recipes import Recipe, find_changes
 from .run_record import RunRecord
-from .setup import TrainingSetup
+from .training_setup import TrainingSetup
 
 
 RESULTS_NAME = "results.json"

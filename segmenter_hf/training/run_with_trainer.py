@@ -1,4 +1,4 @@
-"""A training run with transformers' `Trainer`."""
+"""A run of run_semantic_segmentation.py, from its parsed arguments to the finished model."""
 
 import dataclasses
 import logging
@@ -17,13 +17,13 @@ from ..processes import check_connected, part
 from .argument_checks import MEASURED, check_schedule, check_trackers, only_evaluates, parse_options
 from .arguments import DataArguments, MethodArguments, ModelArguments, TrainingError
 from .checkpoints import remove_old_checkpoints, replacing_files, saving
-from .outcome import Run, choose_repository, push, record, write_metrics, write_state
 from .output_folder import FILES, RESULT_FILES, reserved
 from .recipes import Recipe, announce
+from .results_and_card import Run, choose_repository, push, record, write_metrics, write_state
 from .resuming import begin, has_evaluation, load_saved, load_state
 from .run_record import RunRecord
-from .setup import prepare
-from .trainer import SegmentationTrainer, check_metric, evaluation_dtype
+from .segmentation_trainer import SegmentationTrainer, check_metric, evaluation_dtype
+from .training_setup import prepare
 
 
 logger = logging.getLogger(__name__)
