@@ -63,7 +63,7 @@ setup(
         "segmenter_hf": [
             "data/label_sets/*.json",
             "hub/licences/*.txt",
-            *(f"checkpoints/*/{name}" for name in ("*.json", "*.md", "*.py", "*.safetensors", "NOTICE")),
+            *(f"checkpoints/*/{name}" for name in ("*.json", "*.md", "*.safetensors", "NOTICE")),
         ]
     },
     python_requires=">=3.11",

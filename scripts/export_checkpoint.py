@@ -2,7 +2,7 @@
 """
 Save a trained model for shipping: float16 weights that load as float32, at half the size.
 
-    python scripts/export_checkpoint.py MODEL OUTPUT_DIR
+    python scripts/export_checkpoint.py MODEL OUTPUT_DIR [--without_code]
 
 COST: seconds. RESULT: OUTPUT_DIR with model.safetensors in float16, config.json with "dtype": "float32", the image
 processor's settings and the code that loads them. Those of its files that are there already are replaced, once all are
@@ -29,13 +29,18 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="folder or Hub id of a Segmenter")
     parser.add_argument("output_dir", type=user_path, help="folder to write into")
+    parser.add_argument(
+        "--without_code",
+        action="store_true",
+        help="leave the code out, of a model that is only loaded where the package is installed",
+    )
     return parser.parse_args()
 
 
 def export(args: argparse.Namespace):
     import torch
     from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
-    from transformers.utils import cached_file
+    from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, cached_file
 
     from segmenter_hf.conversion.convert import CARD_FILE
     from segmenter_hf.hub.origins import load_starting_weights
@@ -55,10 +60,16 @@ def export(args: argparse.Namespace):
         with temporary_folder(args.output_dir, ".exporting-") as folder:
             model.save_pretrained(folder)
             image_processor.save_pretrained(folder)
-            config_file = folder / "config.json"
-            config = json.loads(config_file.read_text(encoding="utf-8"))
-            config["dtype"] = "float32"
-            config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            for name in (CONFIG_NAME, IMAGE_PROCESSOR_NAME):
+                settings = json.loads((folder / name).read_text(encoding="utf-8"))
+                if name == CONFIG_NAME:
+                    settings["dtype"] = "float32"
+                if args.without_code:
+                    settings.pop("auto_map")
+                (folder / name).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            if args.without_code:
+                for file in folder.glob("*.py"):
+                    file.unlink()
             for file in folder.iterdir():
                 # safetensors files are readable by their owner only; what ships must be readable by all.
                 file.chmod(0o644)

@@ -33,6 +33,7 @@ def default_checkpoint() -> str:
     """
     Folder of the checkpoint that ships with the package: a small Segmenter trained on CamVid, for `from_pretrained`
     and `pipeline`. Its README.md says how it was trained and what it scores, its NOTICE on which terms it may be used.
+    It holds no code: whoever calls this has the package. What is saved after loading it does.
     """
     return str(Path(__file__).parent / "checkpoints" / "camvid")
 

@@ -7,6 +7,7 @@ import re
 import pytest
 
 import segmenter_hf
+from segmenter_hf.conversion.convert import convert_checkpoint
 
 from .common import REPOSITORY, run_python
 
@@ -33,9 +34,13 @@ def test_both_documents_have_snippets():
 @pytest.mark.slow
 @pytest.mark.parametrize("code", SNIPPETS)
 def test_python_snippets_run(code, tmp_path):
-    # Paths in the documents start at the top of the repository.
+    # Paths in the documents start at the top of the repository, and OUTPUT_DIR is a folder that was converted into.
     (tmp_path / "scripts").symlink_to(REPOSITORY / "scripts")
-    assert run_python(code, cwd=tmp_path).stdout.strip(), "a snippet shows something"
+    if "OUTPUT_DIR" in code:
+        convert_checkpoint(REPOSITORY / "tests" / "fixtures" / "original" / "mask_patch16", tmp_path / "OUTPUT_DIR")
+    # What does not import the package promises to do without.
+    result = run_python(code, cwd=tmp_path, with_package="import segmenter_hf" in code)
+    assert result.stdout.strip(), "a snippet shows something"
 
 
 def test_commands_name_files_and_targets_that_exist():

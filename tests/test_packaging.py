@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .common import CODE_FILES, REPOSITORY, run_python
+from .common import REPOSITORY, run_python
 
 
 pytestmark = pytest.mark.slow
@@ -41,7 +41,6 @@ def test_every_file_of_the_package_is_installed(installed):
 def test_default_checkpoint_is_whole(installed):
     checkpoint = installed / "segmenter_hf" / "checkpoints" / "camvid"
     names = {path.name for path in checkpoint.iterdir() if path.is_file()}
-    assert names >= CODE_FILES
     assert names >= {"README.md", "NOTICE", "config.json", "preprocessor_config.json", "model.safetensors"}
     # A pointer that a partial checkout leaves in place of the weights has some hundred bytes.
     assert (checkpoint / "model.safetensors").stat().st_size > 1_000_000

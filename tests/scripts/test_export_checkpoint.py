@@ -1,6 +1,7 @@
 """The export script, run as a user runs it."""
 
 import errno
+import json
 import runpy
 import subprocess
 import sys
@@ -10,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSemanticSegmentation
 
-from segmenter_hf import SegmenterForSemanticSegmentation, SegmenterImageProcessor
+from segmenter_hf import SegmenterForSemanticSegmentation, SegmenterImageProcessor, default_checkpoint
 from segmenter_hf.hub.origins import Terms, load_starting_weights
 
-from ..common import REPOSITORY, tiny_config
+from ..common import CODE_FILES, REPOSITORY, tiny_config
 
 
 SCRIPT = REPOSITORY / "scripts" / "export_checkpoint.py"
@@ -50,6 +51,17 @@ def run_main(monkeypatch, *arguments) -> int:
     with pytest.raises(SystemExit) as exit:
         runpy.run_path(str(SCRIPT), run_name="__main__")
     return exit.value.code
+
+
+@pytest.mark.parametrize("arguments", [[], ["--without_code"]])
+def test_code_comes_along_unless_told_otherwise(arguments, tmp_path, monkeypatch):
+    """Of a model that holds none itself: the shipped one."""
+    assert run_main(monkeypatch, default_checkpoint(), tmp_path / "shipped", *arguments) == 0
+    shipped = tmp_path / "shipped"
+    assert {path.name for path in shipped.glob("*.py")} == (set() if arguments else CODE_FILES)
+    for name in ("config.json", "preprocessor_config.json"):
+        settings = json.loads((shipped / name).read_text())
+        assert ("auto_map" not in settings) == bool(arguments)
 
 
 def test_a_licence_that_only_the_card_states_comes_along(tmp_path, monkeypatch):
