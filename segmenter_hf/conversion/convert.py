@@ -16,13 +16,13 @@ from ..output_folders import replacing_folder
 from ..outputs import OutputError, refuse_unwritable
 from .encoders import EncoderOptions
 from .errors import ConversionError, refuse_os_errors
-from .formats import FORMATS, Converted, check_no_options, load, recognise, unwrap
-from .pretrained import TIMM_PREFIX, load_timm_model
+from .formats import FORMATS, Converted, check_no_options, find_format, load, unwrap
 from .released import ReleasedCheckpoint, apply_protocol, fetch_released, find_released, is_released
 from .reporting import hide_progress_bars, hold_warnings, silence_libraries
 from .safe_loading import load_json
 from .sources import read_source
 from .state_dict import list_names
+from .timm import NAME_PREFIX, load_named
 
 
 # Of the folders beside its output, which killed processes leave and the next one removes.
@@ -229,19 +229,17 @@ def load_checkpoint(
     options = encoder_options or EncoderOptions()
     if format is not None and format not in FORMATS:
         raise ConversionError(f"There is no format {format!r}. The formats are {', '.join(FORMATS)}.")
-    if str(source).startswith(TIMM_PREFIX):
+    if str(source).startswith(NAME_PREFIX):
         if format not in (None, "timm"):
             raise ConversionError(f"{source} names a model of timm, which is not of the format {format}.")
-        return load_timm_model(str(source).removeprefix(TIMM_PREFIX), options)
+        return load_named(str(source).removeprefix(NAME_PREFIX), options)
     if is_released(source):
         raise ConversionError(
             f"{source} does not exist here. The released checkpoint of that name: --released {source}"
         )
     source = read_source(source, allow_missing_checksums)
-    if format is None:
-        source = unwrap(source, FORMATS.values())
-        return load(source, recognise(source), options)
-    return load(unwrap(source, [FORMATS[format]]), FORMATS[format], options)
+    source = unwrap(source, FORMATS if format is None else [format])
+    return load(source, format or find_format(source), options)
 
 
 def save_checkpoint(

@@ -1,7 +1,8 @@
 """
 Segmenter checkpoints of MMSegmentation (https://github.com/open-mmlab/mmsegmentation): a dict whose `state_dict` has
 the weights `backbone.*` and `decode_head.*`, and whose `meta` has the text of the config and the names of the labels.
-Releases 0.x and 1.x differ in where the config says what.
+Releases 0.x and 1.x differ in where the config says what. And the encoders that they start from: AugReg's weights in
+MMSegmentation's names, as its tools/model_converters/vitjax2mmseg.py (commit 08c567b) writes them.
 """
 
 import logging
@@ -11,6 +12,7 @@ import torch
 
 from ..image_processing_pil_segmenter import SegmenterImageProcessorPil
 from ..modeling_segmenter import SegmenterForSemanticSegmentation
+from .encoders import Encoder, EncoderFacts, EncoderOptions, convert_fused, make_encoder
 from .mmsegmentation_config import (
     check_agreement,
     check_model,
@@ -22,19 +24,23 @@ from .mmsegmentation_config import (
     read_normalization,
 )
 from .reporting import warn
-from .settings import describe
 from .sources import Source
 from .state_dict import StateDictConverter, architecture_of, build_model, check_dimensions, list_names
-from .vision_transformer import MMSEGMENTATION_NAMES, move_encoder, move_layers
+from .vision_transformer import MMSEGMENTATION_NAMES, NORMALIZATIONS, move_encoder, move_layers
 
 
 logger = logging.getLogger(__name__)
 
 
-def is_mmsegmentation(source: Source) -> bool:
+def recognise(source: Source) -> bool:
     """Whether the weights of a source are those of a model of MMSegmentation with backbone and head."""
     has_part = [any(name.startswith(part) for name in source.state_dict) for part in ("backbone.", "decode_head.")]
     return all(has_part)
+
+
+def recognise_encoder(source: Source) -> bool:
+    """Whether the names are those of an encoder of MMSegmentation, and not of a segmentation model."""
+    return f"{MMSEGMENTATION_NAMES.projection}.weight" in source.state_dict
 
 
 def convert_state_dict(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -52,12 +58,12 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torc
         ConversionError: if keys are missing or left over, listing both.
     """
     converter = StateDictConverter(state_dict)
-    # Heads that only help training, and the copy of all weights that EMAHook of 0.x keeps.
+    # Some heads only help training, and EMAHook of 0.x keeps a copy of all weights.
     converter.drop_all("auxiliary_head.")
     converter.drop_all("ema_")
     move_encoder(converter, MMSEGMENTATION_NAMES, "backbone.")
     if "decode_head.conv_seg.weight" in state_dict:
-        # A 1x1 convolution.
+        # The linear decoder is a 1x1 convolution.
         name = "decode_head.conv_seg.weight"
         converter.move_with(
             name, "decoder.classifier.weight", lambda kernel: check_dimensions(name, kernel, 4).flatten(1)
@@ -75,7 +81,7 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torc
     return converter.finish()
 
 
-def load_mmsegmentation(source: Source) -> tuple[SegmenterForSemanticSegmentation, SegmenterImageProcessorPil]:
+def load(source: Source) -> tuple[SegmenterForSemanticSegmentation, SegmenterImageProcessorPil]:
     """
     Model and image processor of a Segmenter that was trained with MMSegmentation. A model that takes images with blue
     first becomes one that takes them with red first: its patch embedding's channels are put in that order.
@@ -109,15 +115,19 @@ def load_mmsegmentation(source: Source) -> tuple[SegmenterForSemanticSegmentatio
             list_names(unrepeated),
         )
     if read_labels(source, settings, config.num_labels)[0] is None:
-        warn(
-            logger,
-            "The names of the %d labels are not known (`dataset_type` is %s), so they are called LABEL_0 to LABEL_%d. "
-            "Set `id2label` and `label2id` in config.json to name them.",
-            config.num_labels,
-            describe(settings.get_text("dataset_type")),
-            config.num_labels - 1,
-        )
+        settings.warn_of_unknown_labels("dataset_type", config.num_labels)
     return model, image_processor
 
 
-__all__ = ["convert_state_dict", "is_mmsegmentation", "load_mmsegmentation"]
+def load_encoder(source: Source, options: EncoderOptions) -> Encoder:
+    """
+    Model and image processor of an encoder in MMSegmentation's names.
+
+    Raises:
+        ConversionError: if tensors are missing, left over or unreadable, or `options` do not fit them.
+    """
+    facts = EncoderFacts(normalization=NORMALIZATIONS["vit"], position_embedding_interpolation="bicubic")
+    return make_encoder(convert_fused(source.state_dict, MMSEGMENTATION_NAMES, source.path), facts, options)
+
+
+__all__ = ["convert_state_dict", "load", "load_encoder", "recognise", "recognise_encoder"]

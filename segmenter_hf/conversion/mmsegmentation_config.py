@@ -14,9 +14,9 @@ from ..image_processing_pil_segmenter import SegmenterImageProcessorPil
 from ..inputs import read_bytes
 from .errors import ConversionError, refuse_os_errors
 from .python_config import MAX_CONFIG_LENGTH, parse_python_config
-from .settings import Settings, describe, describe_differences, is_count, is_number
+from .settings import Settings, describe, describe_differences, is_count, is_list_of, is_number
 from .sources import Source
-from .state_dict import make_config
+from .state_dict import check_num_patches, make_config
 
 
 CONFIG_FILE = "config.py"
@@ -237,23 +237,13 @@ def read_image_size(settings: Settings, architecture: dict[str, Any]) -> tuple[i
     stated = settings.get(field)
     if isinstance(stated, (list, tuple)) and len(stated) == 1:
         settings = Settings({"model": {"backbone": {"img_size": stated[0]}}}, settings.name)
-    height, width = settings.get_size(field) or BACKBONE_IMAGE_SIZE
-    patch_size, num_patches = architecture["patch_size"], architecture["num_patches"]
-    if (height // patch_size) * (width // patch_size) != num_patches:
-        raise ConversionError(
-            f"{settings.name} does not fit the weights: `{field}` is {height} x {width}, but the weights have "
-            f"position embeddings for {num_patches} patches of {patch_size} x {patch_size} pixels."
-        )
-    return height, width
-
-
-def is_for_labels(values: Any, num_labels: int) -> bool:
-    """Whether `values` is a list with something for each label."""
-    return isinstance(values, (list, tuple)) and len(values) == num_labels
+    image_size = settings.get_size(field) or BACKBONE_IMAGE_SIZE
+    check_num_patches(settings.name, field, image_size, architecture)
+    return image_size
 
 
 def is_colour(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == 3 and all(type(c) is int and 0 <= c < 256 for c in value)
+    return is_list_of(lambda channel: type(channel) is int and 0 <= channel < 256, value, 3)
 
 
 def get_meta(source: Source) -> Settings:
@@ -267,37 +257,30 @@ def read_labels(source: Source, settings: Settings, num_labels: int) -> tuple[di
     config names. `None` for what is not known, or is not that of `num_labels` labels.
     """
     meta = get_meta(source)
-    stated = {}
-    # Where 0.x and 1.x store them; then where users state those of their own data.
-    for name, places in {
-        "classes": (
-            (meta, "meta.CLASSES"),
-            (meta, "meta.dataset_meta.classes"),
-            (meta, "meta.dataset_meta.CLASSES"),
-            (settings, "data.test.classes"),
-            (settings, "test_dataloader.dataset.metainfo.classes"),
-            (settings, "metainfo.classes"),
-        ),
-        "palette": (
-            (meta, "meta.PALETTE"),
-            (meta, "meta.dataset_meta.palette"),
-            (meta, "meta.dataset_meta.PALETTE"),
-            (settings, "data.test.palette"),
-            (settings, "test_dataloader.dataset.metainfo.palette"),
-            (settings, "metainfo.palette"),
-        ),
-    }.items():
-        values = (place.get(field) for place, field in places)
-        stated[name] = next((value for value in values if is_for_labels(value, num_labels)), None)
 
-    classes, palette = stated["classes"], stated["palette"]
+    def find(name: str) -> Any:
+        # 0.x and 1.x store them in the checkpoint, and users state those of their own data in the config.
+        for place, field in (
+            (meta, f"meta.{name.upper()}"),
+            (meta, f"meta.dataset_meta.{name}"),
+            (meta, f"meta.dataset_meta.{name.upper()}"),
+            (settings, f"data.test.{name}"),
+            (settings, f"test_dataloader.dataset.metainfo.{name}"),
+            (settings, f"metainfo.{name}"),
+        ):
+            values = place.get(field)
+            if isinstance(values, (list, tuple)) and len(values) == num_labels:
+                return values
+        return None
+
+    classes, palette = find("classes"), find("palette")
     label_set, _ = get_dataset(settings)
     if classes is None and label_set is not None and len(label_set := load_label_set(label_set)) == num_labels:
         classes, palette = label_set.names, palette or label_set.palette
     if classes is not None and not all(isinstance(name, str) for name in classes):
         classes = None
     # A palette of NumPy's, which is not read, is one that 0.x drew at random for data without.
-    if palette is not None and not all(is_colour(colour) for colour in palette):
+    if palette is not None and not all(map(is_colour, palette)):
         palette = None
     return (
         None if classes is None else dict(enumerate(classes)),
@@ -312,45 +295,36 @@ def read_config(source: Source, settings: Settings, architecture: dict[str, Any]
     Raises:
         ConversionError: if a field has a wrong type, or makes no valid config.
     """
-    num_labels = architecture["num_labels"]
     interpolation = settings.get_text("model.backbone.interpolate_mode") or INTERPOLATION
     if interpolation not in POSITION_EMBEDDING_INTERPOLATIONS:
         raise settings.refuse(
             "model.backbone.interpolate_mode", " or ".join(POSITION_EMBEDDING_INTERPOLATIONS), interpolation
         )
 
-    def get_number(field: str, default: float) -> float:
-        stated = settings.get_number(f"model.{field}")
-        return default if stated is None else stated
-
-    def get_eps(field: str) -> float:
-        eps = get_number(f"{field}.norm_cfg.eps", LAYER_NORM_EPS)
-        if not 0 <= eps < 1:
-            raise settings.refuse(f"model.{field}.norm_cfg.eps", "at least 0 and below 1", eps)
-        return float(eps)
-
-    values = {name: value for name, value in architecture.items() if name not in ("num_patches", "num_labels")}
+    backbone, head = "model.backbone", "model.decode_head"
+    decoder = {}
     if architecture["decoder_type"] == "mask_transformer":
-        values |= {
-            "decoder_num_attention_heads": settings.require_count("model.decode_head.num_heads"),
-            "decoder_dropout_prob": get_number("decode_head.drop_rate", 0.0),
-            "decoder_drop_path_rate": get_number("decode_head.drop_path_rate", DECODER_DROP_PATH_RATE),
-            "decoder_layer_norm_eps": get_eps("decode_head"),
+        decoder = {
+            "decoder_num_attention_heads": settings.require_count(f"{head}.num_heads"),
+            "decoder_dropout_prob": settings.get_number(f"{head}.drop_rate", 0.0),
+            "decoder_drop_path_rate": settings.get_number(f"{head}.drop_path_rate", DECODER_DROP_PATH_RATE),
+            "decoder_layer_norm_eps": settings.get_eps(f"{head}.norm_cfg.eps", LAYER_NORM_EPS),
         }
-    id2label, palette = read_labels(source, settings, num_labels)
-    values |= {"num_labels": num_labels} if id2label is None else {"id2label": id2label}
-    height, width = read_image_size(settings, architecture)
-    values |= {
-        "palette": palette,
-        "image_size": height if height == width else (height, width),
-        "num_attention_heads": settings.get_count("model.backbone.num_heads") or BACKBONE_NUM_HEADS,
-        "hidden_dropout_prob": get_number("backbone.drop_rate", 0.0),
-        "attention_probs_dropout_prob": get_number("backbone.attn_drop_rate", 0.0),
-        "drop_path_rate": get_number("backbone.drop_path_rate", 0.0),
-        "layer_norm_eps": get_eps("backbone"),
-        "position_embedding_interpolation": interpolation,
-    }
-    return make_config(f"{settings.name} and the weights do not make a model", **values)
+    id2label, palette = read_labels(source, settings, architecture["num_labels"])
+    return make_config(
+        f"{settings.name} and the weights do not make a model",
+        architecture,
+        read_image_size(settings, architecture),
+        id2label,
+        **decoder,
+        palette=palette,
+        num_attention_heads=settings.get_count(f"{backbone}.num_heads") or BACKBONE_NUM_HEADS,
+        hidden_dropout_prob=settings.get_number(f"{backbone}.drop_rate", 0.0),
+        attention_probs_dropout_prob=settings.get_number(f"{backbone}.attn_drop_rate", 0.0),
+        drop_path_rate=settings.get_number(f"{backbone}.drop_path_rate", 0.0),
+        layer_norm_eps=settings.get_eps(f"{backbone}.norm_cfg.eps", LAYER_NORM_EPS),
+        position_embedding_interpolation=interpolation,
+    )
 
 
 def list_transforms(settings: Settings, pipelines: tuple[str, ...] = TEST_PIPELINES) -> dict[str, dict[str, Any]]:
@@ -401,8 +375,7 @@ def read_size(settings: Settings) -> dict[str, int] | None:
         scale = scale[0]
     elif field == "scale" and isinstance(scale, int):
         scale = scale, scale
-    is_size = isinstance(scale, (list, tuple)) and len(scale) == 2
-    if not is_size or not all(map(is_count, scale)):
+    if not is_list_of(is_count, scale, 2):
         raise settings.refuse(f"{field}` of the test pipeline's `Resize", "one width and height in pixels", scale)
     if resize.get("keep_ratio", is_release_0):
         return {"shortest_edge": min(scale), "longest_edge": max(scale)}
@@ -435,8 +408,7 @@ def read_normalization(settings: Settings) -> tuple[list[float], list[float], bo
         if isinstance(values, dict) and values.get("mean") is not None and values.get("std") is not None:
             mean, std = values["mean"], values["std"]
             for name, channels in (("mean", mean), ("std", std)):
-                is_list = isinstance(channels, (list, tuple)) and len(channels) == 3
-                if not is_list or not all(map(is_number, channels)):
+                if not is_list_of(is_number, channels, 3):
                     raise settings.refuse(name, "a number for each of three channels", channels)
             if min(std) <= 0:
                 raise settings.refuse("std", "greater than 0", std)

@@ -3,19 +3,12 @@ Checkpoints of the original implementation (https://github.com/rstrudel/segmente
 dict whose `model` is the state dict, and beside it `variant.yml`, the settings that it was trained with.
 """
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers.image_utils import (
-    IMAGENET_DEFAULT_MEAN,
-    IMAGENET_DEFAULT_STD,
-    IMAGENET_STANDARD_MEAN,
-    IMAGENET_STANDARD_STD,
-    PILImageResampling,
-)
+from transformers.image_utils import PILImageResampling
 
 from ..configuration_segmenter import SegmenterConfig
 from ..data.labels import load_label_set
@@ -23,31 +16,29 @@ from ..evaluation.record import EvaluationProtocol
 from ..image_processing_pil_segmenter import SegmenterImageProcessorPil
 from ..modeling_segmenter import SegmenterForSemanticSegmentation
 from .errors import ConversionError
-from .reporting import warn
 from .safe_loading import load_yaml
-from .settings import Settings, describe, describe_differences
+from .settings import Settings, describe_differences
 from .sources import Source
-from .state_dict import StateDictConverter, architecture_of, build_model, list_names, make_config
-from .vision_transformer import TIMM_NAMES, move_encoder, move_layers
+from .state_dict import (
+    StateDictConverter,
+    architecture_of,
+    build_model,
+    check_num_patches,
+    list_names,
+    make_config,
+)
+from .vision_transformer import NORMALIZATIONS, TIMM_NAMES, move_encoder, move_layers
 
-
-logger = logging.getLogger(__name__)
 
 VARIANT_FILE = "variant.yml"
 
 # nn.LayerNorm's default, used throughout (segm/model/vit.py, segm/model/blocks.py, segm/model/decoder.py), where the
 # AugReg weights that training starts from were trained with 1e-6.
 LAYER_NORM_EPS = 1e-5
-# Of the mask transformer (segm/config.yml).
+# The mask transformer has so many layers where variant.yml does not say it (segm/config.yml).
 DECODER_NUM_LAYERS = 2
 # segm/model/factory.py: the mask transformer has one head for each 64 channels, whatever the encoder has.
 DECODER_HEAD_DIM = 64
-
-# Mean and standard deviation per channel (segm/data/utils.py, `STATS`).
-NORMALIZATIONS = {
-    "vit": (IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD),
-    "deit": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
-}
 
 
 @dataclass(frozen=True)
@@ -71,16 +62,16 @@ DATASET_CONFIGS = {
     "cityscapes": DatasetConfig("cityscapes", max_ratio=2, reduce_labels=False),
     "pascal_context": DatasetConfig("pascal_context_60", max_ratio=8, reduce_labels=False),
 }
-# Ratio for data sets of that the original knows nothing: ADE20K's, the data set of most released checkpoints.
+# Data sets that the original does not know get the ratio of ADE20K, the data set of most released checkpoints.
 DEFAULT_MAX_RATIO = DATASET_CONFIGS["ade20k"].max_ratio
 
 
-def is_original(source: Source) -> bool:
+def recognise(source: Source) -> bool:
     """Whether the weights of a source have the original's names, as far as they are there."""
     names = ("encoder.cls_token", "encoder.pos_embed", "encoder.patch_embed.proj.weight")
     if not any(name in source.state_dict for name in names):
         return False
-    # Without either, they are those of some encoder in somebody's model.
+    # Without a decoder and variant.yml, they are the weights of some encoder in somebody's model.
     has_decoder = any(name.startswith("decoder.") for name in source.state_dict)
     return has_decoder or (source.file.parent / VARIANT_FILE).is_file()
 
@@ -102,7 +93,7 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torc
     converter = StateDictConverter(state_dict)
 
     move_encoder(converter, TIMM_NAMES, "encoder.")
-    # ImageNet classifiers of the class and the distillation token: kept by training, used by nothing.
+    # Training keeps the ImageNet classifiers of the class and the distillation token, which nothing uses.
     converter.drop_module("encoder.head")
     converter.drop_module("encoder.head_dist")
 
@@ -146,8 +137,7 @@ def check_agreement(variant: Settings, architecture: dict[str, Any], checkpoint_
         "net_kwargs.decoder.n_cls": (variant.get_count("net_kwargs.decoder.n_cls"), num_labels),
     }
     if architecture["decoder_type"] == "mask_transformer":
-        stated = variant.get_number("net_kwargs.decoder.n_layers")
-        num_layers = DECODER_NUM_LAYERS if stated is None else stated
+        num_layers = variant.get_number("net_kwargs.decoder.n_layers", DECODER_NUM_LAYERS)
         fields["net_kwargs.decoder.n_layers"] = (num_layers, architecture["decoder_num_hidden_layers"])
 
     differences = describe_differences(fields)
@@ -159,24 +149,6 @@ def check_agreement(variant: Settings, architecture: dict[str, Any], checkpoint_
         )
     if differences:
         raise ConversionError(f"{VARIANT_FILE} does not fit the weights: {'; '.join(differences)}.")
-
-
-def read_image_size(variant: Settings, architecture: dict[str, Any]) -> tuple[int, int]:
-    """
-    `(height, width)` in pixels that the position embeddings were trained for.
-
-    Raises:
-        ConversionError: if `net_kwargs.image_size` is not a size, or not that of the position embeddings' grid.
-    """
-    field = "net_kwargs.image_size"
-    height, width = variant.require_size(field)
-    patch_size, num_patches = architecture["patch_size"], architecture["num_patches"]
-    if height % patch_size or width % patch_size or (height // patch_size) * (width // patch_size) != num_patches:
-        raise ConversionError(
-            f"{VARIANT_FILE} does not fit the weights: `{field}` is {height} x {width}, but the weights have position "
-            f"embeddings for {num_patches} patches of {patch_size} x {patch_size} pixels."
-        )
-    return height, width
 
 
 def read_label_names(variant: Settings, num_labels: int) -> dict[int, str] | None:
@@ -199,41 +171,38 @@ def read_config(variant: Settings, architecture: dict[str, Any]) -> SegmenterCon
     Raises:
         ConversionError: if a field is missing, has a wrong type, or makes no valid config.
     """
-    num_labels = architecture["num_labels"]
-    if num_labels < 2:
+    if architecture["num_labels"] < 2:
         raise ConversionError("The checkpoint has a single class, whose probability by softmax is 1 everywhere.")
     if architecture["num_channels"] != 3:
         raise ConversionError(
             f"The checkpoint takes images of {architecture['num_channels']} channels, where the original's are RGB."
         )
-    values = {name: value for name, value in architecture.items() if name not in ("num_patches", "num_labels")}
+    values = {}
     if architecture["decoder_type"] == "mask_transformer":
         values["decoder_num_attention_heads"] = max(1, architecture["decoder_hidden_size"] // DECODER_HEAD_DIM)
-
-    # Defaults of `VisionTransformer` in segm/model/vit.py, and of the mask transformer in segm/config.yml.
-    rates = {
-        "hidden_dropout_prob": ("net_kwargs.dropout", 0.1),
-        "drop_path_rate": ("net_kwargs.drop_path_rate", 0.0),
-        "decoder_dropout_prob": ("net_kwargs.decoder.dropout", 0.1),
-        "decoder_drop_path_rate": ("net_kwargs.decoder.drop_path_rate", 0.0),
-    }
-    for name, (field, default) in rates.items():
-        stated = variant.get_number(field)
-        values[name] = default if stated is None else stated
-    # One rate for both: segm/model/blocks.py.
+    # The defaults are those of `VisionTransformer` in segm/model/vit.py, and of the decoder in segm/config.yml.
+    for name, field, default in (
+        ("hidden_dropout_prob", "net_kwargs.dropout", 0.1),
+        ("drop_path_rate", "net_kwargs.drop_path_rate", 0.0),
+        ("decoder_dropout_prob", "net_kwargs.decoder.dropout", 0.1),
+        ("decoder_drop_path_rate", "net_kwargs.decoder.drop_path_rate", 0.0),
+    ):
+        values[name] = variant.get_number(field, default)
+    # segm/model/blocks.py has one rate for both.
     values["attention_probs_dropout_prob"] = values["hidden_dropout_prob"]
 
-    id2label = read_label_names(variant, num_labels)
-    values.update({"num_labels": num_labels} if id2label is None else {"id2label": id2label})
-    height, width = read_image_size(variant, architecture)
+    image_size = variant.require_size("net_kwargs.image_size")
+    check_num_patches(VARIANT_FILE, "net_kwargs.image_size", image_size, architecture, are_whole=True)
     num_attention_heads = variant.require_count("net_kwargs.n_heads")
     # It was compared with the weights already. Without it, nothing tells whether the last layers are there.
     variant.require_count("net_kwargs.n_layers")
     return make_config(
         f"{VARIANT_FILE} and the weights do not make a model",
+        architecture,
+        image_size,
+        read_label_names(variant, architecture["num_labels"]),
         **values,
         num_attention_heads=num_attention_heads,
-        image_size=height if height == width else (height, width),
         layer_norm_eps=LAYER_NORM_EPS,
         decoder_layer_norm_eps=LAYER_NORM_EPS,
         position_embedding_interpolation="bilinear",
@@ -294,7 +263,7 @@ def read_image_processor(variant: Settings, config: SegmenterConfig) -> Segmente
     )
 
 
-def load_original(source: Source) -> tuple[SegmenterForSemanticSegmentation, SegmenterImageProcessorPil]:
+def load(source: Source) -> tuple[SegmenterForSemanticSegmentation, SegmenterImageProcessorPil]:
     """
     Model and image processor of a checkpoint of the original implementation.
 
@@ -319,15 +288,8 @@ def load_original(source: Source) -> tuple[SegmenterForSemanticSegmentation, Seg
     image_processor = read_image_processor(variant, config)
     model = build_model(config, state_dict)
     if read_label_names(variant, config.num_labels) is None:
-        warn(
-            logger,
-            "The names of the %d labels are not known (`dataset_kwargs.dataset` is %s), so they are called LABEL_0 to "
-            "LABEL_%d. Set `id2label` and `label2id` in config.json to name them.",
-            config.num_labels,
-            describe(variant.get_text("dataset_kwargs.dataset")),
-            config.num_labels - 1,
-        )
+        variant.warn_of_unknown_labels("dataset_kwargs.dataset", config.num_labels)
     return model, image_processor
 
 
-__all__ = ["convert_state_dict", "is_original", "load_original"]
+__all__ = ["convert_state_dict", "load", "recognise"]

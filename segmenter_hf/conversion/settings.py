@@ -1,15 +1,19 @@
 """Looks up the values of a source's own configuration, checked for their types."""
 
+import logging
 import reprlib
 from collections.abc import Callable
 from typing import Any
 
 from .errors import ConversionError
+from .reporting import warn
 
 
-# Of numbers of layers, channels, labels and pixels. Larger ones are no model's, and Python cannot even print some.
+logger = logging.getLogger(__name__)
+
+# No model has more layers, channels, labels or pixels of a side, and Python cannot even print some larger numbers.
 MAX_COUNT = 10**6
-# Of any other number, in either direction.
+# Any other number of a model is between this and its negative.
 MAX_NUMBER = 1e9
 
 
@@ -35,13 +39,18 @@ describe = Description().repr
 
 def is_number(value: Any) -> bool:
     """Whether `value` is a number of usual size: finite, and one that a float can hold."""
-    # `True` is an int to Python, but not to whoever wrote the file.
+    # The type is compared, since `True` is an int to Python, but not to whoever wrote the file.
     return type(value) in (int, float) and -MAX_NUMBER <= value <= MAX_NUMBER
 
 
 def is_count(value: Any) -> bool:
     """Whether `value` is a number of things of which there is at least one."""
     return type(value) is int and 1 <= value <= MAX_COUNT
+
+
+def is_list_of(is_valid: Callable[[Any], bool], values: Any, length: int) -> bool:
+    """Whether `values` is a list or tuple of that length, whose items are all valid."""
+    return isinstance(values, (list, tuple)) and len(values) == length and all(map(is_valid, values))
 
 
 class Settings:
@@ -80,8 +89,16 @@ class Settings:
     def get_text(self, field: str) -> str | None:
         return self._get_checked(field, lambda value: isinstance(value, str), "a name")
 
-    def get_number(self, field: str) -> float | int | None:
-        return self._get_checked(field, is_number, "a number of usual size")
+    def get_number(self, field: str, default: float | None = None) -> float | int | None:
+        value = self._get_checked(field, is_number, "a number of usual size")
+        return default if value is None else value
+
+    def get_eps(self, field: str, default: float | None = None) -> float:
+        """The epsilon of a LayerNorm."""
+        eps = self.get_number(field, default)
+        if not 0 <= eps < 1:
+            raise self.refuse(field, "at least 0 and below 1", eps)
+        return float(eps)
 
     def get_count(self, field: str) -> int | None:
         return self._get_checked(field, is_count, f"a positive integer up to {MAX_COUNT}")
@@ -90,10 +107,21 @@ class Settings:
         """`(height, width)`, for which one integer may stand."""
         value = self.get(field)
         size = (value, value) if isinstance(value, int) else value
-        is_pair = isinstance(size, (list, tuple)) and len(size) == 2
-        if value is None or (is_pair and all(map(is_count, size))):
+        if value is None or is_list_of(is_count, size, 2):
             return value if value is None else tuple(size)
         raise self.refuse(field, f"a height and a width up to {MAX_COUNT}", value)
+
+    def warn_of_unknown_labels(self, field: str, num_labels: int):
+        """Warns that labels have numbers for names, since what `field` says does not tell their names."""
+        warn(
+            logger,
+            "The names of the %d labels are not known (`%s` is %s), so they are called LABEL_0 to LABEL_%d. Set "
+            "`id2label` and `label2id` in config.json to name them.",
+            num_labels,
+            field,
+            describe(self.get_text(field)),
+            num_labels - 1,
+        )
 
     def require_count(self, field: str) -> int:
         return self._require(field, self.get_count(field))
@@ -116,4 +144,4 @@ def describe_differences(fields: dict[str, tuple[Any, Any]]) -> list[str]:
     ]
 
 
-__all__ = ["Settings", "describe", "describe_differences", "is_count", "is_number"]
+__all__ = ["Settings", "describe", "describe_differences", "is_count", "is_list_of", "is_number"]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from transformers.utils import CONFIG_NAME
 
 from .errors import ConversionError, refuse_os_errors
 from .reporting import silence_libraries
@@ -19,7 +20,6 @@ from .safe_loading import LazyTensors, load_json, load_weights
 from .state_dict import list_names
 
 
-CONFIG_FILE = "config.json"
 REPOSITORY_ID = re.compile(r"[\w.-]+/[\w.-]+")
 WEIGHTS_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".npz", ".safetensors")
 TRANSFORMERS_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -87,10 +87,6 @@ class Source:
             if has_prefix(contents, prefix):
                 contents = strip_prefix(self.file, contents, prefix)
         return contents
-
-    def has_names(self, *names: str) -> bool:
-        """Whether the state dict has entries of all these names."""
-        return all(name in self.state_dict for name in names)
 
 
 def is_state_dict(value: Any) -> bool:
@@ -195,11 +191,11 @@ def _read_source(path: Path, allow_missing_checksums: bool) -> Source:
         if not REPOSITORY_ID.fullmatch(str(path)) or path.suffix in WEIGHTS_SUFFIXES:
             raise ConversionError(f"{path} does not exist.")
         path = fetch_repository(str(path))
-    if path.name == CONFIG_FILE and path.is_file():
+    if path.name == CONFIG_NAME and path.is_file():
         path = path.parent
     if not path.is_dir() and not path.is_file():
         raise ConversionError(f"{path} is neither a file nor a folder.")
-    config_file = (path if path.is_dir() else path.parent) / CONFIG_FILE
+    config_file = (path if path.is_dir() else path.parent) / CONFIG_NAME
     if (path.is_dir() or path.name in TRANSFORMERS_FILES) and config_file.is_file():
         config = load_json(config_file)
         # timm's repositories have a file of that name too, in which there is no such field.

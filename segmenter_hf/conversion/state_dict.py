@@ -13,7 +13,7 @@ from .errors import ConversionError
 
 
 MAX_LISTED_NAMES = 12
-# Others, of 8 bits and less, come with scales that are stored apart.
+# Types of 8 bits and less come with scales that are stored apart.
 WEIGHT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -27,7 +27,7 @@ def list_names(names: Iterable[str]) -> str:
 def count_layers(state_dict: Mapping[str, Any], prefix: str) -> int:
     """Number of layers, the names of whose parameters are `prefix`, an index, a dot, and anything."""
     pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
-    # Counted, not taken from the highest index, which in a hostile file is any number.
+    # The layers are counted, since the highest index is any number in a hostile file.
     return len({match[1] for match in map(pattern.match, state_dict) if match})
 
 
@@ -120,7 +120,7 @@ class StateDictConverter:
                 f"The weight {old} of shape {tuple(tensor.shape)} cannot be split into {len(new)} equal parts."
             )
         for name, part in zip(new, tensor.chunk(len(new)), strict=True):
-            # Copies, since files of safetensors cannot hold tensors that share memory.
+            # The parts are copied, since files of safetensors cannot hold tensors that share memory.
             self._put(name, part.clone())
 
     def transpose(self, old: str, new: str):
@@ -142,17 +142,17 @@ class StateDictConverter:
         """Makes a tensor of zeros: a bias that the source does without and our models have."""
         self.converted[new] = torch.zeros(shape)
 
-    def finish(self) -> dict[str, torch.Tensor]:
+    def finish(self, problem: str = "The weights do not have the expected names") -> dict[str, torch.Tensor]:
         """
         Returns the converted state dict.
 
         Raises:
-            ConversionError: if a key was missing or is left over, listing both; or if weights are no numbers.
+            ConversionError: if a key was missing or is left over, `problem`, listing both; or if weights are no
+                numbers.
         """
         if self.missing or self.remaining:
             raise ConversionError(
-                f"The weights do not have the expected names: missing are {list_names(self.missing)}; left over are "
-                f"{list_names(self.remaining)}."
+                f"{problem}: missing are {list_names(self.missing)}; left over are {list_names(self.remaining)}."
             )
         if self.not_finite:
             raise ConversionError(
@@ -201,17 +201,60 @@ def architecture_of(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     return architecture
 
 
-def make_config(problem: str, **values: Any) -> SegmenterConfig:
+def check_num_patches(
+    name: str, field: str, size: tuple[int, int], architecture: dict[str, Any], are_whole: bool = False
+):
     """
-    The config of these values.
+    Compares a stated size of images with the position embeddings.
+
+    Args:
+        name (`str`): What states it.
+        field (`str`): Where it states it.
+        size (`(height, width)`): The size in pixels.
+        architecture (`dict[str, Any]`): What [`architecture_of`] returns.
+        are_whole (`bool`, *optional*, defaults to `False`): Whether the size must be a multiple of the patch size.
 
     Raises:
-        ConversionError: if they have a wrong type or do not fit together; it begins with `problem`.
+        ConversionError: if images of that size have another number of patches.
     """
+    (height, width), patch_size = size, architecture["patch_size"]
+    has_rest = are_whole and (height % patch_size or width % patch_size)
+    if has_rest or (height // patch_size) * (width // patch_size) != architecture["num_patches"]:
+        raise ConversionError(
+            f"{name} does not fit the weights: `{field}` is {height} x {width}, but the weights have position "
+            f"embeddings for {architecture['num_patches']} patches of {patch_size} x {patch_size} pixels."
+        )
+
+
+def make_config(
+    problem: str,
+    architecture: dict[str, Any],
+    image_size: tuple[int, int],
+    id2label: dict[int, str] | None = None,
+    **values: Any,
+) -> SegmenterConfig:
+    """
+    The config of a model.
+
+    Args:
+        problem (`str`): What an error begins with.
+        architecture (`dict[str, Any]`): What [`architecture_of`] returns.
+        image_size (`(height, width)`): Size in pixels that the position embeddings were trained for.
+        id2label (`dict[int, str]`, *optional*): The names of the labels, where they are known.
+        values (`Any`): Other fields.
+
+    Raises:
+        ConversionError: if they have a wrong type or do not fit together.
+    """
+    values |= {name: value for name, value in architecture.items() if name != "num_patches"}
+    if id2label is not None:
+        values["id2label"] = id2label
+        del values["num_labels"]
+    height, width = image_size
     try:
-        return SegmenterConfig(**values)
+        return SegmenterConfig(image_size=height if height == width else (height, width), **values)
     except (ValueError, StrictDataclassError) as error:
-        # The latter takes several lines.
+        # The message of a StrictDataclassError takes several lines.
         raise ConversionError(f"{problem}: {' '.join(str(error).split())}") from error
 
 
@@ -244,4 +287,13 @@ def build_model(
     return model.eval()
 
 
-__all__ = ["StateDictConverter", "architecture_of", "build_model", "count_layers", "list_names", "make_config"]
+__all__ = [
+    "StateDictConverter",
+    "architecture_of",
+    "build_model",
+    "check_dimensions",
+    "check_num_patches",
+    "count_layers",
+    "list_names",
+    "make_config",
+]

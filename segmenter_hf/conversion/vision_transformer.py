@@ -5,7 +5,22 @@ are moved from their names to ours. The layers of mask transformers are of the s
 
 from dataclasses import dataclass
 
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    IMAGENET_STANDARD_MEAN,
+    IMAGENET_STANDARD_STD,
+)
+
 from .state_dict import StateDictConverter, count_layers
+
+
+# Mean and standard deviation per channel of images scaled to 0..1, by the names that the original has for them
+# (segm/data/utils.py, `STATS`). AugReg and MMSegmentation take those of "vit" too.
+NORMALIZATIONS = {
+    "vit": (IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD),
+    "deit": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+}
 
 
 @dataclass(frozen=True)
@@ -30,7 +45,7 @@ class FusedNames:
     has_optional_biases: bool = False
 
 
-# Also of DeiT, and of the original Segmenter, whose encoder is timm's.
+# DeiT has these names too, and the original Segmenter, whose encoder is timm's.
 TIMM_NAMES = FusedNames(
     projection="patch_embed.proj",
     layers="blocks",
@@ -42,8 +57,8 @@ TIMM_NAMES = FusedNames(
     fc1="mlp.fc1",
     fc2="mlp.fc2",
 )
-# Release 1.x trains without the bias of the patch embedding, which the released files, of 0.x, have; and without those
-# of the attention, its output's included, where `qkv_bias=False`.
+# Release 1.x trains without the bias of the patch embedding, which the released files, of 0.x, have. With
+# `qkv_bias=False` it trains without all biases of the attention, its output's included.
 MMSEGMENTATION_NAMES = FusedNames(
     projection="patch_embed.projection",
     layers="layers",
@@ -84,7 +99,7 @@ def move_layers(converter: StateDictConverter, names: FusedNames, old: str, new:
     there are less, so that a state dict without them is refused for what it lacks.
     """
     state_dict = converter.state_dict
-    # Those of queries, keys and values; where biases are optional, they are there with that of the output.
+    # Where biases are optional, those of queries, keys and values are there together with that of the output.
     ends = (f".{names.qkv}bias", f".{names.o_proj}.bias")[: 1 + names.has_optional_biases]
     with_bias = [name for name in state_dict if name.endswith(ends)]
     has_bias = any(name.startswith(old) for name in with_bias)
@@ -121,4 +136,4 @@ def _fill_bias(converter: StateDictConverter, new: str):
         converter.fill_zeros(f"{new}.bias", *weight.shape[:1])
 
 
-__all__ = ["MMSEGMENTATION_NAMES", "TIMM_NAMES", "FusedNames", "move_encoder", "move_layers"]
+__all__ = ["MMSEGMENTATION_NAMES", "NORMALIZATIONS", "TIMM_NAMES", "FusedNames", "move_encoder", "move_layers"]

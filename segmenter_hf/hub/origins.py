@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..conversion.convert import CARD_FILE, LICENCE_FILE, LICENCES
-from ..conversion.pretrained import TIMM_PREFIX
 from ..conversion.released import ReleasedCheckpoint, find_released, is_released
+from ..conversion.timm import NAME_PREFIX as TIMM_PREFIX
 from ..redaction import base_name, is_hub_id, public_name
 from .card_facts import PRETRAINED_WEIGHTS, SOURCES
 from .card_text import link_source

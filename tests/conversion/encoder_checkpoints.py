@@ -1,14 +1,38 @@
-"""Random encoders in the formats of other code bases, small unless told otherwise."""
+"""Random encoders in the formats of other code bases, small unless told otherwise, and how they are compared."""
 
 import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import save_file
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+
+from segmenter_hf import SegmenterModel
+from segmenter_hf.conversion.formats import FORMATS
+from segmenter_hf.conversion.sources import Source
+
+
+# float32 sums taken in another order (queries, keys and values by one projection or by three) differ by some 1e-6 in
+# models this small.
+TOLERANCE = 1e-4
+
+VIT_MEAN_AND_STD = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+DEIT_MEAN_AND_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+# Arguments of `make_timm_model`, and the options that such a file needs.
+TIMM_SETTINGS = [
+    pytest.param({"patch_size": 8}, {}, id="patch_8"),
+    pytest.param({"patch_size": 32, "img_size": 96, "embed_dim": 128, "num_heads": 2}, {}, id="patch_32"),
+    pytest.param({"num_heads": 4, "mlp_ratio": 3.0}, {"num_attention_heads": 4}, id="heads_of_16"),
+    pytest.param({"embed_dim": 96, "num_heads": 3}, {"num_attention_heads": 3}, id="width_of_no_head"),
+    pytest.param({"embed_dim": 200, "num_heads": 4}, {"num_attention_heads": 4}, id="width_of_no_default_decoder"),
+    pytest.param({"qkv_bias": False, "depth": 3}, {}, id="no_qkv_bias"),
+    pytest.param({"distilled": True}, {}, id="distilled"),
+]
 
 
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -104,3 +128,44 @@ def to_mmsegmentation(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Te
             name = name.replace(old, new)
         renamed[name] = tensor
     return renamed
+
+
+def as_source(state_dict: dict[str, torch.Tensor]) -> Source:
+    """A file `a.pth` with these weights, as it would be read."""
+    return Source(Path("a.pth"), Path("a.pth"), state_dict)
+
+
+def formats_of(source: Source) -> list[str]:
+    """The formats that a source is recognised as, of which there should be one."""
+    return [name for name, format in FORMATS.items() if format.recognise(source)]
+
+
+def mean_and_std(image_processor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    settings = image_processor.to_dict()
+    return tuple(settings["image_mean"]), tuple(settings["image_std"])
+
+
+def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> Path:
+    np.savez(path, **arrays)
+    return path
+
+
+def write_pth(path: Path, contents: dict) -> Path:
+    torch.save(contents, path)
+    return path
+
+
+def assert_same_outputs(model: SegmenterModel, expected: torch.Tensor, pixel_values: torch.Tensor):
+    with torch.no_grad():
+        last_hidden_state = model(pixel_values).last_hidden_state
+    torch.testing.assert_close(last_hidden_state, expected, atol=TOLERANCE, rtol=0)
+
+
+class Touch:
+    """Creates a file where it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from segmenter_hf import SegmenterForSemanticSegmentation, SegmenterModel
 from segmenter_hf.conversion import ConversionError, EncoderOptions
 from segmenter_hf.conversion.convert import load_checkpoint
-from segmenter_hf.conversion.formats import FORMATS, recognise
+from segmenter_hf.conversion.formats import FORMATS, find_format
 from segmenter_hf.conversion.sources import read_source
 from tests.common import REPOSITORY, tiny_config
 from tests.conversion.mmsegmentation_checkpoints import make_mmsegmentation_checkpoint
@@ -40,9 +40,9 @@ def test_content_tells_the_format_whatever_the_file_is_called(folder, file, name
     shutil.copytree(FIXTURES / folder, tmp_path / "source")
     path = (tmp_path / "source" / file).rename(tmp_path / "source" / f"weights{suffix}")
     source = read_source(path)
-    assert recognise(source) is FORMATS[name]
+    assert find_format(source) == name
     # Each is of one format only.
-    assert [format.name for format in FORMATS.values() if format.matches(source)] == [name]
+    assert [name for name, format in FORMATS.items() if format.recognise(source)] == [name]
     model, _ = load_checkpoint(path)
     expected_class = SegmenterModel if FORMATS[name].is_encoder else SegmenterForSemanticSegmentation
     assert type(model) is expected_class
@@ -97,7 +97,7 @@ def test_prefixes_of_whole_models(make, prefix, tmp_path):
     expected, _ = load_checkpoint(checkpoint.write(tmp_path / "unwrapped"))
     checkpoint.state_dict = {f"{prefix}{name}": tensor for name, tensor in checkpoint.state_dict.items()}
     folder = checkpoint.write(tmp_path / "wrapped")
-    for format in (None, recognise(read_source(tmp_path / "unwrapped")).name):
+    for format in (None, find_format(read_source(tmp_path / "unwrapped"))):
         check_same_weights(load_checkpoint(folder, format=format)[0], expected)
 
 

@@ -11,8 +11,7 @@ import torch
 from huggingface_hub.utils import validate_repo_id
 
 from segmenter_hf import SegmenterConfig
-from segmenter_hf.conversion import ConversionError, EncoderOptions, convert_released
-from segmenter_hf.conversion.original import load_original
+from segmenter_hf.conversion import ConversionError, EncoderOptions, convert_released, original
 from segmenter_hf.conversion.released import (
     ARCHITECTURES,
     RELEASED,
@@ -344,7 +343,7 @@ class TestFetch:
             assert fetch_released(at(server, row), tmp_path / "cache") == source
             assert len(server.requests) == 3
 
-        model, image_processor = load_original(read_source(source))
+        model, image_processor = original.load(read_source(source))
         assert model.config.num_labels == 7
         assert image_processor.window_stride == 64
         evaluated = apply_protocol(image_processor, row)
@@ -431,5 +430,5 @@ class TestFetch:
             fetch_released(find_released("vit_tiny_p16_384"), tmp_path)
 
     def test_protocol_of_encoders(self, checkpoint):
-        _, image_processor = load_original(read_source(checkpoint))
+        _, image_processor = original.load(read_source(checkpoint))
         assert apply_protocol(image_processor, find_released("vit_tiny_p16_384")) is image_processor

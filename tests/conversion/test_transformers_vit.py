@@ -1,9 +1,6 @@
-"""Encoders that transformers and timm load: the same outputs as theirs, and nothing that they print."""
+"""Encoders in folders of transformers: the same outputs as theirs, and nothing that they print."""
 
-import hashlib
 import json
-import logging
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,23 +21,17 @@ from transformers import (
     ViTModel,
 )
 
-from segmenter_hf.conversion import ConversionError
+from segmenter_hf.conversion import ConversionError, EncoderOptions, transformers_vit
 from segmenter_hf.conversion.convert import load_checkpoint
-from segmenter_hf.conversion.encoders import EncoderOptions, is_augreg, is_mmsegmentation_encoder, is_timm
-from segmenter_hf.conversion.pretrained import (
-    OLDER_LAYER_NAMES,
-    convert_transformers,
-    is_transformers,
-    load_timm_model,
-    load_transformers,
-)
 from segmenter_hf.conversion.sources import read_source
 from tests.common import random_pixel_values, tiny_config
-from tests.conversion.encoder_checkpoints import make_timm_model, randomise
+from tests.conversion.encoder_checkpoints import (
+    TOLERANCE,
+    Touch,
+    formats_of,
+    randomise,
+)
 
-
-# float32 sums taken in another order differ by some 1e-6 in models this small.
-TOLERANCE = 1e-4
 
 SETTINGS = {
     "hidden_size": 48,
@@ -51,10 +42,6 @@ SETTINGS = {
     "patch_size": 8,
     "layer_norm_eps": 1e-3,
 }
-
-
-def warnings_of(caplog) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def write_transformers(folder: Path, model_class: type, **overrides) -> transformers.PreTrainedModel:
@@ -94,11 +81,10 @@ def test_transformers(model_class, overrides, tmp_path, capfd):
     saved = write_transformers(tmp_path, model_class, **overrides)
     expected = getattr(saved, saved.base_model_prefix, saved)
     source = read_source(tmp_path)
-    recognisers = (is_augreg, is_timm, is_mmsegmentation_encoder, is_transformers)
-    assert [recogniser for recogniser in recognisers if recogniser(source)] == [is_transformers]
+    assert formats_of(source) == ["transformers"]
 
     capfd.readouterr()
-    model, image_processor = load_transformers(source, EncoderOptions(normalization="deit"))
+    model, image_processor = transformers_vit.load(source, EncoderOptions(normalization="deit"))
     printed = capfd.readouterr()
     assert printed.out == printed.err == ""
 
@@ -130,12 +116,12 @@ def test_names_of_older_releases():
     for name, tensor in {**newer, **older}.items():
         index, part = name.removeprefix("encoder.").split(".", 2)[1:]
         part, parameter = part.rsplit(".", 1)
-        for old, new in OLDER_LAYER_NAMES.items():
+        for old, new in transformers_vit.OLDER_LAYER_NAMES.items():
             if part in (old, new):
                 newer[f"layers.{index}.{new}.{parameter}"] = tensor
                 older[f"encoder.layer.{index}.{old}.{parameter}"] = tensor
     assert len(newer) == len(older) == 2 * 16
-    converted = [convert_transformers({**common, **layers}, "a") for layers in (newer, older)]
+    converted = [transformers_vit.convert_state_dict({**common, **layers}, "a") for layers in (newer, older)]
     assert converted[0].keys() == converted[1].keys()
     assert len(converted[0]) == len(common) + 2 * 16
     for name, tensor in converted[0].items():
@@ -144,31 +130,31 @@ def test_names_of_older_releases():
 
 def test_image_size_and_heads(tmp_path):
     write_transformers(tmp_path, ViTForImageClassification)
-    model, _ = load_transformers(read_source(tmp_path), EncoderOptions(image_size=64))
+    model, _ = transformers_vit.load(read_source(tmp_path), EncoderOptions(image_size=64))
     assert model.config.image_size == 64
     assert model.embeddings.position_embeddings.shape == (1, 65, 48)
     with pytest.raises(ConversionError, match="number of attention heads is 3, not 4"):
-        load_transformers(read_source(tmp_path), EncoderOptions(num_attention_heads=4))
+        transformers_vit.load(read_source(tmp_path), EncoderOptions(num_attention_heads=4))
 
 
 def test_normalisation_is_that_of_the_preprocessor(tmp_path, caplog):
     write_transformers(tmp_path, ViTForImageClassification)
     ViTImageProcessor(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6]).save_pretrained(tmp_path)
-    _, image_processor = load_transformers(read_source(tmp_path), EncoderOptions())
+    _, image_processor = transformers_vit.load(read_source(tmp_path), EncoderOptions())
     settings = image_processor.to_dict()
     assert (list(settings["image_mean"]), list(settings["image_std"])) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
-    assert not warnings_of(caplog)
+    assert not caplog.messages
     (tmp_path / "preprocessor_config.json").write_text('{"image_mean": 0.5, "image_std": 0.5}')
     with pytest.raises(ConversionError, match="image_mean.*preprocessor_config.json must be three numbers"):
-        load_transformers(read_source(tmp_path), EncoderOptions())
+        transformers_vit.load(read_source(tmp_path), EncoderOptions())
 
 
 @pytest.mark.parametrize(("model_class", "mean"), [(ViTModel, 0.5), (DeiTModel, 0.485)])
 def test_normalisation_is_assumed_where_there_is_no_preprocessor(model_class, mean, tmp_path, caplog):
     write_transformers(tmp_path, model_class)
-    _, image_processor = load_transformers(read_source(tmp_path), EncoderOptions())
+    _, image_processor = transformers_vit.load(read_source(tmp_path), EncoderOptions())
     assert image_processor.to_dict()["image_mean"][0] == mean
-    (message,) = warnings_of(caplog)
+    (message,) = caplog.messages
     assert "assumed" in message and f"--normalization {'deit' if mean == 0.5 else 'vit'}" in message
 
 
@@ -177,7 +163,7 @@ def test_weights_of_half_precision_and_an_attention_that_is_not_installed(tmp_pa
     saved = write_transformers(tmp_path, ViTModel).half()
     saved.save_pretrained(tmp_path)
     configure(attn_implementation="flash_attention_2", _attn_implementation="flash_attention_2")(tmp_path)
-    model, _ = load_transformers(read_source(tmp_path), EncoderOptions())
+    model, _ = transformers_vit.load(read_source(tmp_path), EncoderOptions())
     assert {weight.dtype for weight in model.state_dict().values()} == {torch.float32}
     assert torch.equal(model.embeddings.cls_token, saved.embeddings.cls_token.float())
 
@@ -220,7 +206,7 @@ def test_weights_that_do_not_fit_the_config_are_refused(edit, message, tmp_path,
     edit_weights(tmp_path, edit)
     capfd.readouterr()
     with pytest.raises(ConversionError, match=message) as error:
-        load_transformers(read_source(tmp_path), EncoderOptions())
+        transformers_vit.load(read_source(tmp_path), EncoderOptions())
     assert str(tmp_path) in str(error.value)
     assert capfd.readouterr().err == ""
 
@@ -267,7 +253,7 @@ def test_folders_that_are_refused(damage, message, tmp_path):
     write_transformers(tmp_path, ViTModel)
     damage(tmp_path)
     with pytest.raises(ConversionError, match=message) as error:
-        load_transformers(read_source(tmp_path), EncoderOptions())
+        transformers_vit.load(read_source(tmp_path), EncoderOptions())
     assert "\n" not in str(error.value)
 
 
@@ -304,10 +290,10 @@ def test_layers_that_are_missing(num_layers, tmp_path):
 
 def test_weights_in_several_files(tmp_path):
     saved = write_transformers(tmp_path / "model", ViTForImageClassification)
-    expected, _ = load_transformers(read_source(tmp_path / "model"), EncoderOptions())
+    expected, _ = transformers_vit.load(read_source(tmp_path / "model"), EncoderOptions())
     saved.save_pretrained(tmp_path / "shards", max_shard_size="50KB")
     index_file = tmp_path / "shards" / "model.safetensors.index.json"
-    actual, _ = load_transformers(read_source(tmp_path / "shards"), EncoderOptions())
+    actual, _ = transformers_vit.load(read_source(tmp_path / "shards"), EncoderOptions())
     assert actual.state_dict().keys() == expected.state_dict().keys()
     for name, tensor in expected.state_dict().items():
         assert torch.equal(actual.state_dict()[name], tensor)
@@ -318,20 +304,20 @@ def test_weights_in_several_files(tmp_path):
         index["weight_map"][name] = file
         index_file.write_text(json.dumps(index))
         with pytest.raises(ConversionError, match=message):
-            load_transformers(read_source(tmp_path / "shards"), EncoderOptions())
+            transformers_vit.load(read_source(tmp_path / "shards"), EncoderOptions())
 
 
 @pytest.mark.parametrize("dtype", ["float16", "nonesuch", None])
 def test_weights_are_not_rounded_to_what_the_config_says(dtype, tmp_path):
     saved = write_transformers(tmp_path, ViTModel)
     configure(dtype=dtype)(tmp_path)
-    model, _ = load_transformers(read_source(tmp_path), EncoderOptions())
+    model, _ = transformers_vit.load(read_source(tmp_path), EncoderOptions())
     assert torch.equal(model.embeddings.position_embeddings, saved.embeddings.position_embeddings)
 
 
 def test_config_names_the_folder(tmp_path):
     write_transformers(tmp_path, ViTModel)
-    model, _ = load_transformers(read_source(tmp_path / "config.json"), EncoderOptions())
+    model, _ = transformers_vit.load(read_source(tmp_path / "config.json"), EncoderOptions())
     assert model.config.hidden_size == 48
 
 
@@ -340,19 +326,9 @@ def test_other_models_are_refused_by_their_names(tmp_path):
     tiny_config().save_pretrained(tmp_path / "segmenter")
     for model_type in ("beit", "segmenter"):
         source = read_source(tmp_path / model_type)
-        assert is_transformers(source)
+        assert transformers_vit.recognise(source)
         with pytest.raises(ConversionError, match=f"type '{model_type}'"):
-            load_transformers(source, EncoderOptions())
-
-
-class Touch:
-    """Creates a file where it is unpickled."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
+            transformers_vit.load(source, EncoderOptions())
 
 
 def test_pickled_weights_are_read_but_not_run(tmp_path):
@@ -360,7 +336,7 @@ def test_pickled_weights_are_read_but_not_run(tmp_path):
     (tmp_path / "model.safetensors").unlink()
     weights = tmp_path / "pytorch_model.bin"
     torch.save(saved.state_dict(), weights)
-    model, _ = load_transformers(read_source(tmp_path), EncoderOptions())
+    model, _ = transformers_vit.load(read_source(tmp_path), EncoderOptions())
     assert torch.equal(model.embeddings.cls_token, saved.embeddings.cls_token)
 
     trace = tmp_path / "was_run"
@@ -369,7 +345,7 @@ def test_pickled_weights_are_read_but_not_run(tmp_path):
     assert trace.exists()
     trace.unlink()
     with pytest.raises(ConversionError, match="pytorch_model.bin is refused.*could run code"):
-        load_transformers(read_source(tmp_path), EncoderOptions())
+        transformers_vit.load(read_source(tmp_path), EncoderOptions())
     assert not trace.exists()
 
 
@@ -378,87 +354,6 @@ def test_code_in_a_folder_is_not_run(tmp_path):
     trace = tmp_path / "was_run"
     (tmp_path / "modeling_new.py").write_text(f"open({str(trace)!r}, 'w')\nclass NewModel: pass\n")
     configure(auto_map={"AutoModel": "modeling_new.NewModel", "AutoConfig": "modeling_new.NewModel"})(tmp_path)
-    model, _ = load_transformers(read_source(tmp_path), EncoderOptions())
+    model, _ = transformers_vit.load(read_source(tmp_path), EncoderOptions())
     assert model.config.hidden_size == 48
     assert not trace.exists()
-
-
-TIMM_NAME = "vit_tiny_patch16_384.augreg_in21k_ft_in1k"
-
-
-@pytest.fixture
-def hub_cache(tmp_path, monkeypatch) -> Path:
-    """An empty cache of the Hub, which is out of reach."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    return tmp_path
-
-
-@torch.no_grad()
-def test_timm_model_by_name(hub_cache, caplog):
-    expected = make_timm_model(img_size=384, embed_dim=192, depth=12, num_heads=3, num_classes=1000)
-    revision = "0" * 40
-    repository = hub_cache / f"models--timm--{TIMM_NAME}"
-    (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text(revision)
-    (repository / "snapshots" / revision).mkdir(parents=True)
-    save_file(expected.state_dict(), repository / "snapshots" / revision / "model.safetensors")
-
-    model, image_processor = load_timm_model(TIMM_NAME, EncoderOptions())
-    file = repository / "snapshots" / revision / "model.safetensors"
-    assert model.config.source_sha256 == {file.name: hashlib.sha256(file.read_bytes()).hexdigest()}
-    assert (model.config.num_attention_heads, model.config.image_size) == (3, 384)
-    assert model.config.layer_norm_eps == 1e-6
-    assert model.config.position_embedding_interpolation == "bilinear"
-    assert tuple(image_processor.to_dict()["image_mean"]) == (0.5, 0.5, 0.5)
-    assert not warnings_of(caplog)
-    pixel_values = random_pixel_values(1, 384, 384)
-    actual = model(pixel_values).last_hidden_state
-    torch.testing.assert_close(actual, expected.forward_features(pixel_values), atol=TOLERANCE, rtol=0)
-
-    # The name without weights stands for timm's choice of them, which are the same here.
-    model, _ = load_timm_model("vit_tiny_patch16_384", EncoderOptions(image_size=512))
-    assert torch.equal(model.embeddings.cls_token, expected.cls_token)
-    assert model.config.image_size == 512
-    with pytest.raises(ConversionError, match="number of attention heads is 3, not 6"):
-        load_timm_model(TIMM_NAME, EncoderOptions(num_attention_heads=6))
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        pytest.param(TIMM_NAME, "timm cannot get the weights of '.*': .*Without a network", id="no_network"),
-        pytest.param("vit_of_mine", "timm .* knows no model 'vit_of_mine'", id="unknown"),
-        pytest.param("", "knows no model ''", id="empty"),
-        pytest.param("hf-hub:timm/vit", "knows no model", id="repository"),
-        pytest.param(
-            "vit_tiny_patch16_384.mine", "cannot load.*pretrained tag.*list_pretrained", id="unknown_weights"
-        ),
-        pytest.param("vit_base_patch16_plus_240", "cannot load.*No pretrained weights exist", id="no_weights"),
-        pytest.param("swin_tiny_patch4_window7_224", "is not a plain pre-norm Vision Transformer", id="swin"),
-    ],
-)
-def test_timm_names_that_are_refused(name, message, hub_cache):
-    with pytest.raises(ConversionError, match=message) as error:
-        load_timm_model(name, EncoderOptions())
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        pytest.param({"init_values": 1e-5}, "timm:vit_tiny_patch16_384 is not a plain.*ls1.gamma", id="layer_scale"),
-        pytest.param({"act_layer": "quick_gelu"}, "computes QuickGELU where Segmenter has GELU", id="activation"),
-        pytest.param({"act_layer": "gelu_tanh"}, "computes GELUTanh where Segmenter has GELU", id="approximate_gelu"),
-    ],
-)
-def test_timm_models_that_are_not_plain_are_refused(settings, message, monkeypatch):
-    monkeypatch.setattr("timm.create_model", lambda name, pretrained: make_timm_model(**settings))
-    with pytest.raises(ConversionError, match=message):
-        load_timm_model("vit_tiny_patch16_384", EncoderOptions())
-
-
-def test_timm_need_not_be_installed_for_the_rest(monkeypatch):
-    monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ConversionError, match="timm:vit_tiny_patch16_384 needs timm: pip install timm"):
-        load_timm_model("vit_tiny_patch16_384", EncoderOptions())
