@@ -61,6 +61,7 @@ setup(
     packages=find_packages(include=["segmenter_hf", "segmenter_hf.*"]),
     package_data={
         "segmenter_hf": [
+            "conversion/released.yaml",
             "data/label_sets/*.json",
             "hub/licences/*.txt",
             *(f"checkpoints/*/{name}" for name in ("*.json", "*.md", "*.safetensors", "NOTICE")),

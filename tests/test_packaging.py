@@ -69,6 +69,7 @@ print(json.dumps({
     assert Path(report["default_checkpoint"]) == package / "checkpoints" / "camvid"
     assert report["size"] == [64, 48]
     assert report["labels"] == 150
+    assert (package / "conversion" / "released.yaml").is_file()
     assert {path.name for path in (package / "hub" / "licences").iterdir()} == {"apache-2.0.txt", "mit.txt"}
 
 

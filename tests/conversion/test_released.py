@@ -21,6 +21,7 @@ from segmenter_hf.conversion.released import (
     find_released,
     format_table,
     is_released,
+    read_row,
 )
 from segmenter_hf.conversion.sources import read_source
 from tests.conversion.flaky_server import Fault, FlakyServer
@@ -75,6 +76,33 @@ class TestTable:
         assert len(set(names)) == len(names) == 2 * len(ROWS)
         for row in ROWS:
             assert find_released(row.name) is find_released(row.repo_name) is row
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"crop": 512}, "no field 'crop'; its fields are name, source"),
+            ({"crop_size": "512"}, "`crop_size` must be int, got '512'"),
+            ({"published_fps": "fast"}, "`published_fps` must be float | int | None, got 'fast'"),
+            ({"protocol": {"window_size": 512}}, "A protocol lacks fields: .*'window_stride'"),
+            ({"files": [{"name": "a.pth", "sha": "b"}]}, "unexpected keyword argument 'sha'"),
+            ({"source": "flax"}, "'flax'"),
+        ],
+    )
+    def test_a_row_needs_no_code_and_is_checked(self, changes, message):
+        values = {
+            "name": "segmenter_new",
+            "source": "mmsegmentation",
+            "backbone": "vit_tiny_patch16_384",
+            "files": [{"name": "new.pth"}],
+            "decoder_type": "linear",
+            "crop_size": 512,
+            "num_parameters": 1,
+        }
+        row = read_row(values)
+        assert row.files[0].url.endswith("/mmsegmentation/v0.5/segmenter/segmenter_new/new.pth")
+        assert (row.licence, row.config.layer_norm_eps, row.protocol) == ("apache-2.0", 1e-6, None)
+        with pytest.raises(ValueError, match=f"The released checkpoint 'segmenter_new' of released.yaml: .*{message}"):
+            read_row(values | changes)
 
     @each(ROWS)
     def test_repository_names(self, row):
