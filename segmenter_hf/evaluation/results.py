@@ -26,7 +26,7 @@ from ..inputs import read_bytes
 from ..outputs import write_text
 from ..redaction import drop_secrets
 from .metrics import nan_to_none
-from .record import EvaluationProtocol, make_settings, take
+from .record import MULTI_SCALES, EvaluationProtocol, input_settings, take
 
 
 FIGURES = ("mean_iou", "mean_accuracy", "overall_accuracy", "loss")
@@ -86,19 +86,23 @@ def make_results(
 
     The other arguments are those of the evaluation.
     """
-    settings = make_settings(
-        image_processor,
-        multi_scale=multi_scale,
-        ignore_index=ignore_index,
-        exclude_classes=[id2label[index] for index in exclude],
-        dtype="float32" if autocast_dtype is None else str(autocast_dtype).removeprefix("torch."),
-        window_batch_size=window_batch_size,
-    )
+    protocol = {
+        "multi_scale": multi_scale,
+        "scales": list(MULTI_SCALES) if multi_scale else [1.0],
+        "flip": multi_scale,
+        **input_settings(image_processor),
+        "ignore_index": ignore_index,
+        "exclude_classes": [id2label[index] for index in exclude],
+        "backend": image_processor.backend,
+        "dtype": "float32" if autocast_dtype is None else str(autocast_dtype).removeprefix("torch."),
+        "window_batch_size": window_batch_size,
+        "label_size": "original",
+    }
     modules = (segmenter_hf, torch, torchvision, transformers, datasets, numpy, PIL)
     results = {
         "model": model_name,
         "dataset": {**dataset, "num_images": figures["num_images"]},
-        "protocol": settings,
+        "protocol": protocol,
         **{name: figures[name] for name in FIGURES},
         "num_images": figures["num_images"],
         **{name: {id2label[index]: value for index, value in enumerate(figures[name])} for name in FIGURES_OF_CLASSES},

@@ -14,8 +14,8 @@ from ..configuration_segmenter import SegmenterConfig
 from ..conversion.original import DATASET_CONFIGS
 from ..conversion.released import ARCHITECTURES, ReleasedCheckpoint
 from ..data.labels import load_label_set
+from ..evaluation.record import MEASURED, PUBLISHED, Figure
 from .card_facts import CITATIONS, DATASETS, IMAGENET_TERMS, PRETRAINED_WEIGHTS, RECIPES, SOURCES
-from .figures import MEASURED, PUBLISHED, Figure
 from .markdown import bullets, code_block, paragraph
 from .results_text import describe_fingerprints, describe_input, format_results_table, write_classes, write_measurement
 

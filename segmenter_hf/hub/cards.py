@@ -13,12 +13,10 @@ from transformers import PreTrainedModel
 
 from .. import outputs
 from ..conversion.released import ARCHITECTURES, RELEASED, ReleasedCheckpoint
+from ..evaluation.record import METRIC, Figure
 from .card_facts import DATASETS, IMAGENET_HUB_ID, PRETRAINED_WEIGHTS, WIDGET_IMAGES
 from .card_text import make_title, write_text
 from .figures import (
-    METRIC,
-    METRIC_NAMES,
-    Figure,
     figures_file,
     format_figures,
     measured_figure,
@@ -48,7 +46,7 @@ def make_eval_result(result: Figure) -> EvalResult:
         # the first, so without a config of their own, measured figures would be said to be published ones.
         dataset_config=result.group,
         metric_type=result.metric,
-        metric_name=METRIC_NAMES[result.multi_scale],
+        metric_name=result.name,
         metric_value=result.value_percent,
         metric_args={"kind": result.kind, "unit": "percent", **result.protocol.to_dict()},
         source_name=source.get("name"),

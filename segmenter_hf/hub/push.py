@@ -39,11 +39,12 @@ from ..conversion.errors import ConversionError
 from ..conversion.released import ReleasedCheckpoint, apply_protocol, fetch_released, released_folder
 from ..conversion.reporting import hold_warnings, silence_libraries
 from ..conversion.state_dict import list_names
+from ..evaluation.record import Figure
 from ..image_processing_pil_segmenter import SegmenterImageProcessorPil
 from ..output_folders import clear_leftovers, replacing_folder
 from ..outputs import OutputError, check_output_dir, write_text
 from .cards import TAG, make_card
-from .figures import Figure, read_figures, update_figures
+from .figures import read_figures, update_figures
 
 
 logger = logging.getLogger(__name__)

@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..evaluation.record import EvaluationProtocol, Sides
-from .figures import METRIC_NAMES, PUBLISHED, Figure
+from ..evaluation.record import PUBLISHED, EvaluationProtocol, Figure, Sides
 from .markdown import code_block, escape, inline_code, paragraph, table, wrap_command
 
 
@@ -62,7 +61,7 @@ def name_results(results: Sequence[Figure]) -> list[str]:
         differing = [key for key in keys if any(each.get(key) != protocols[0].get(key) for each in protocols)]
         own = result.protocol.to_dict()
         details = [f"{key} {_format_value(own.get(key))}" for key in differing]
-        names.append(", ".join([METRIC_NAMES[result.multi_scale], *details]))
+        names.append(", ".join([result.name, *details]))
     return names
 
 

@@ -9,9 +9,10 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import BaseImageProcessor
 
 from ..configuration_segmenter import SegmenterConfig
+from ..evaluation.record import METRIC, Figure
 from ..redaction import is_hub_id, public_name
 from .cards import make_eval_results
-from .figures import METRIC, Figure, check_classes
+from .figures import check_classes
 from .markdown import escape
 from .origins import StartingWeights, Terms, find_starting_weights, make_dataset_entry
 from .trained_text import Measurement, Trained, make_title, write_text

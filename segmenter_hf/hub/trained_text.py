@@ -11,7 +11,7 @@ from transformers.image_utils import PILImageResampling
 
 from ..configuration_segmenter import SegmenterConfig
 from ..conversion.released import ARCHITECTURES
-from ..evaluation.record import EvaluationProtocol
+from ..evaluation.record import EvaluationProtocol, Figure
 from ..redaction import redact_command, redact_text
 from .card_facts import CITATIONS
 from .card_text import (
@@ -32,7 +32,6 @@ from .card_text import (
     fill_snippet,
     format_number,
 )
-from .figures import METRIC_NAMES, Figure
 from .markdown import bullets, code_block, escape, inline_code, paragraph, wrap_command
 from .origins import OTHER_LICENCE, StartingWeights, Terms, describe_dataset
 from .results_text import (
@@ -159,7 +158,7 @@ def write_introduction(model: Trained) -> str:
 
 
 def _name_scales(result: Figure) -> str:
-    return METRIC_NAMES[result.multi_scale].partition("(")[2].rstrip(")")
+    return result.protocol.scales_name
 
 
 def write_usage(model: Trained) -> str:

@@ -1,23 +1,6 @@
-"""One tiny model and its evaluations, which the tests of results and of cards read."""
+"""The evaluations of one tiny model, which the tests of cards read too."""
 
-import pytest
-import torch
-
-from .evaluations import NAMES, evaluate, make_tiny_model
+from ..evaluation.conftest import model, several, single
 
 
-@pytest.fixture(scope="session")
-def model():
-    return make_tiny_model(NAMES)
-
-
-@pytest.fixture(scope="session")
-def single(model):
-    """In single scale."""
-    return evaluate(model)
-
-
-@pytest.fixture(scope="session")
-def several(model):
-    """At several scales, in bfloat16."""
-    return evaluate(model, multi_scale=True, autocast_dtype=torch.bfloat16)
+__all__ = ["model", "several", "single"]

@@ -16,19 +16,17 @@ from huggingface_hub.utils import validate_repo_id
 import segmenter_hf.hub.cards
 from segmenter_hf import SegmenterForSemanticSegmentation, SegmenterImageProcessorPil
 from segmenter_hf.conversion.released import RELEASED, find_released
+from segmenter_hf.evaluation.record import MEASURED, PUBLISHED, Figure
 from segmenter_hf.hub.card_facts import SOURCES
 from segmenter_hf.hub.cards import ORGANIZATION, TAG, list_stale, make_card, make_documents, write_documents
 from segmenter_hf.hub.figures import (
-    MEASURED,
-    PUBLISHED,
-    Figure,
     figures_file,
     format_figures,
     published_figures,
     read_figures,
     update_figures,
 )
-from segmenter_hf.hub.figures import measured_figure as measured_result_of
+from segmenter_hf.hub.figures import measured_figure as measured_figure_of
 from tests.common import REPOSITORY, tiny_config
 from tests.hub.cards import check_tidy, code_blocks, run_snippets
 from tests.hub.evaluations import evaluate_released
@@ -194,8 +192,8 @@ def test_published_and_measured_figures_never_share_an_entry(row):
 
 def test_measured_figures_are_told_with_how_they_were_measured():
     row = find_released("cityscapes/seg_large_mask")
-    single = measured_result_of(row, evaluate_released(row))
-    several = measured_result_of(row, evaluate_released(row, multi_scale=True))
+    single = measured_figure_of(row, evaluate_released(row))
+    several = measured_figure_of(row, evaluate_released(row, multi_scale=True))
     half = dataclasses.replace(single, protocol=dataclasses.replace(single.protocol, dtype="bfloat16"))
     card = make_card(row, [*published_figures(row), single, half, several], f"{ORGANIZATION}/{row.repo_name}")
     check_tidy(card.text)

@@ -1,25 +1,15 @@
-"""Figures of evaluations as data: any protocol survives its file, and only what belongs to a checkpoint is taken."""
+"""Figures of released checkpoints: those of the table, and of evaluations only those that belong to it."""
 
-import copy
-import json
 import re
 
 import pytest
 
-from segmenter_hf.conversion.released import find_released
-from segmenter_hf.hub.figures import (
-    MEASURED,
-    Figure,
-    check_classes,
-    measured_figure,
-    published_figures,
-    replace_measured,
-)
+from segmenter_hf.conversion.released import RELEASED, find_released
+from segmenter_hf.hub.figures import check_classes, measured_figure, published_figures, replace_measured
 
 from .evaluations import evaluate_released
 
 
-DATASET = {"type": "data", "name": "Data"}
 ROW = find_released("cityscapes/seg_large_mask")
 
 
@@ -28,64 +18,11 @@ def released_evaluation():
     return evaluate_released(ROW)
 
 
-def test_figure_is_that_of_the_evaluation(single):
-    result = Figure.from_evaluation(single, DATASET)
-    assert result.kind == MEASURED and not result.multi_scale and result.num_images == 2
-    assert result.value_percent == pytest.approx(100 * single["mean_iou"], abs=1e-4)
-    assert result.fingerprint == single["dataset"]["fingerprint"]
-    assert result.versions == single["versions"]
-    for name, iou in single["per_category_iou"].items():
-        assert result.per_category_iou_percent[name] == (None if iou is None else pytest.approx(100 * iou, abs=1e-4))
-
-
-def test_measured_figures_survive_their_file(single, several):
-    for results in (single, several):
-        result = Figure.from_evaluation(results, DATASET)
-        assert Figure.from_dict(json.loads(json.dumps(result.to_dict(), allow_nan=False))) == result
-
-
-@pytest.mark.parametrize(
-    ("path", "value", "message"),
-    [
-        ("mean_iou", None, "`value_percent` must be a float from 0 to 100, got None"),
-        ("mean_iou", float("nan"), "`value_percent` must be a float from 0 to 100, got nan"),
-        ("mean_iou", 38.1, "`value_percent` must be a float from 0 to 100, got 3810.0"),
-        ("mean_iou", "0.5", "got '0.5'"),
-        ("per_category_iou.sky", 1.5, "`per_category_iou_percent of sky` must be"),
-        ("per_category_iou", [0.5], "`per_category_iou` of the results is [0.5]"),
-        ("protocol", None, "`protocol` of the results is None"),
-        ("protocol.flip", "no", "`flip` of the results is 'no'"),
-        ("protocol.scales", "1.0", "`scales` of the results is '1.0'"),
-        ("protocol.window", {"height": 24}, "`window` of the results must have `height` and `width`"),
-        ("protocol.window_stride", 0, "`window_stride` of the results must be pixels, got 0"),
-        ("protocol.window_stride", True, "`window_stride` of the results is True"),
-        ("protocol.multi_scale", True, "`multi_scale` is True, which does not fit"),
-        ("dataset.split", None, "`split` of the results is None"),
-        ("num_images", "2", "`num_images` of the results is '2'"),
-    ],
-)
-def test_evaluations_that_cannot_be_are_refused(path, value, message, single):
-    results = copy.deepcopy(single)
-    *parents, name = path.split(".")
-    place = results
-    for parent in parents:
-        place = place[parent]
-    place[name] = value
-    with pytest.raises(ValueError, match=re.escape(message)):
-        Figure.from_evaluation(results, DATASET)
-
-
-def test_what_is_missing_is_named(single):
-    with pytest.raises(ValueError, match="The results have no `protocol`. scripts/evaluate_semantic_segmentation.py"):
-        Figure.from_evaluation({name: value for name, value in single.items() if name != "protocol"}, DATASET)
-
-
-def test_command_loses_what_tells_of_the_machine(single):
-    results = single | {"command": "python /home/jane/eval.py --dataset_name /data/cam --token secret"}
-    assert Figure.from_evaluation(results, DATASET).command == "python eval.py --dataset_name cam"
-
-
-# Of released checkpoints
+def test_published_protocols_say_no_more_than_they_did():
+    for row in RELEASED.values():
+        for result in published_figures(row):
+            names = ["window_size", "window_stride", "shortest_edge", "longest_edge", "scales", "flip"]
+            assert list(result.to_dict()["protocol"]) == names
 
 
 def test_figure_of_a_released_checkpoint(released_evaluation):

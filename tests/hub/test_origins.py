@@ -16,7 +16,7 @@ from segmenter_hf.hub.documents import save_documents
 from segmenter_hf.hub.origins import Terms, find_starting_weights, load_starting_weights
 from segmenter_hf.hub.push_trained import list_trained_files, push_trained, save_card
 from segmenter_hf.hub.trained_card import TrainingFacts, make_trained_card
-from tests.hub.evaluations import PROCESSOR_SETTINGS
+from tests.evaluation.evaluations import PROCESSOR_SETTINGS
 from tests.hub.hub_server import HubServer, prepare_client
 
 

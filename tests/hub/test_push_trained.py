@@ -19,7 +19,7 @@ from segmenter_hf.hub.push_trained import check_repository, list_trained_files, 
 from segmenter_hf.hub.trained_card import make_trained_card
 from tests.common import CODE_FILES, run_python
 from tests.data.datasets_on_disk import make_image
-from tests.hub.evaluations import PROCESSOR_SETTINGS
+from tests.evaluation.evaluations import PROCESSOR_SETTINGS
 from tests.hub.hub_server import Fault, HubServer, client_environment, prepare_client
 
 

@@ -1,7 +1,12 @@
 """Figures in words and tables."""
 
-from segmenter_hf.hub.figures import Figure
-from segmenter_hf.hub.results_text import describe_protocol, name_results, write_classes
+import pytest
+
+from segmenter_hf import SegmenterImageProcessorPil
+from segmenter_hf.evaluation.record import EvaluationProtocol, Figure
+from segmenter_hf.hub.results_text import describe_input, describe_protocol, name_results, write_classes
+
+from ..evaluation.evaluations import PROCESSOR_SETTINGS
 
 
 DATASET = {"type": "data", "name": "Data"}
@@ -53,3 +58,26 @@ def test_table_of_classes(single):
     folded = write_classes([Figure.from_evaluation(many, DATASET)])
     assert folded.startswith("<details>\n<summary>Each of the 150 classes</summary>\n\n| class |")
     assert folded.endswith("| class 149 | 50.0 |\n\n</details>")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {},
+            "resized with antialiasing until the short side has 512 pixels or the long one 2048, and seen",
+        ),
+        ({"do_resize": False}, "not resized, and seen as a whole"),
+        ({"size": {"height": 40, "width": 48}}, "resized with antialiasing to 40 x 48 pixels (height x width), and"),
+        (
+            {"size": {"shortest_edge": 40}, "antialias": False},
+            "without antialiasing until the short side has 40 pixels",
+        ),
+        (PROCESSOR_SETTINGS, "then cut into windows of 24 x 32 (height x width), 12 apart down and 16 across"),
+        ({**PROCESSOR_SETTINGS, "window_stride": {"height": 9, "width": 9}}, ", 9 apart"),
+        ({**PROCESSOR_SETTINGS, "crop_size": {"height": 32, "width": 32}}, "of 32 x 32, "),
+    ],
+)
+def test_input_in_words(settings, words):
+    protocol = EvaluationProtocol.from_image_processor(SegmenterImageProcessorPil(**settings))
+    assert words in describe_input(protocol)

@@ -19,8 +19,8 @@ import segmenter_hf.hub.trained_card
 from segmenter_hf import SegmenterConfig, SegmenterForSemanticSegmentation, SegmenterImageProcessorPil
 from segmenter_hf.hub.trained_card import TrainingFacts, make_trained_card
 from tests.common import tiny_config
+from tests.evaluation.evaluations import NAMES, PROCESSOR_SETTINGS, evaluate, make_examples
 from tests.hub.cards import check_tidy, code_blocks, run_snippets
-from tests.hub.evaluations import NAMES, PROCESSOR_SETTINGS, evaluate, make_examples
 
 
 IMAGE_PROCESSOR = SegmenterImageProcessorPil(**PROCESSOR_SETTINGS)

@@ -8,8 +8,9 @@ import sys
 import pytest
 
 from segmenter_hf.conversion.released import RELEASED, find_released
+from segmenter_hf.evaluation.record import MEASURED
 from segmenter_hf.evaluation.results import write_results_file
-from segmenter_hf.hub.figures import MEASURED, read_figures
+from segmenter_hf.hub.figures import read_figures
 from tests.common import REPOSITORY
 from tests.hub.evaluations import evaluate_released
 
