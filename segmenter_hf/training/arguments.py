@@ -1,10 +1,11 @@
 """Arguments of the training scripts, with the names that transformers' example of semantic segmentation has."""
 
 import argparse
+import contextlib
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -26,6 +27,23 @@ OLD_NAMES = {"check_all_labels": "check_all_examples"}
 
 class TrainingError(ValueError):
     """What keeps a run from starting, or its model from the Hub. The message is meant for the user."""
+
+
+@contextlib.contextmanager
+def refuse_unusable() -> Iterator[None]:
+    """
+    Turns what libraries raise for data, weights or settings that cannot be used into a refusal.
+
+    Raises:
+        TrainingError: with their message.
+    """
+    try:
+        yield
+    except ModuleNotFoundError:
+        # The script names the extra that installs it.
+        raise
+    except (ImportError, OSError, ValueError) as error:
+        raise TrainingError(str(error)) from error
 
 
 @dataclass
@@ -364,5 +382,6 @@ __all__ = [
     "TrainingError",
     "decide_recipe",
     "parse_arguments",
+    "refuse_unusable",
     "run_script",
 ]

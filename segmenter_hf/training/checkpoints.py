@@ -33,8 +33,9 @@ logger = logging.getLogger(__name__)
 # What decided on the weights beside it; see run_record.py.
 RECORD_NAME = "training_record.json"
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
-# What is being written, and what is being removed.
+# What is being written, what is being removed, and weights that were converted to start from.
 UNFINISHED_NAME, REMOVED_NAME = ".segmenter_hf.unfinished", ".segmenter_hf.removed"
+CONVERTED_NAME = ".segmenter_hf.converted"
 # How torch says that a file could not be written.
 FAILED_WRITE = re.compile(r"inline_container|PytorchStreamWriter|iostream|[Ff]ile write|writing file")
 
@@ -221,7 +222,7 @@ def clear_unfinished(output_dir: str | Path):
     Raises:
         OutputError: if something else has that name.
     """
-    for name in (UNFINISHED_NAME, REMOVED_NAME):
+    for name in (UNFINISHED_NAME, REMOVED_NAME, CONVERTED_NAME):
         _clear(Path(output_dir) / name)
 
 

@@ -144,7 +144,9 @@ def _train(
         )
         repo_id = choose_repository(training_args)
     set_seed(training_args.seed)
-    setup = prepare(model_args, data_args, method_args, recipe, training_args.seed, do_train=not is_evaluation)
+    setup = prepare(
+        model_args, data_args, method_args, recipe, training_args.seed, output_dir, do_train=not is_evaluation
+    )
     check_metric(training_args.metric_for_best_model, setup.data.id2label)
     num_examples = training_args.train_batch_size * training_args.world_size
     if training_args.dataloader_drop_last and not is_evaluation and len(setup.train_dataset) < num_examples:

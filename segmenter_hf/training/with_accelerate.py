@@ -436,7 +436,7 @@ def _train(
     )
     repo_id = choose_repository(args)
     set_seed(args.seed)
-    setup = prepare(model_args, data_args, method_args, recipe, args.seed)
+    setup = prepare(model_args, data_args, method_args, recipe, args.seed, args.output_dir)
     # Again, as `Trainer` does once it has the model.
     set_seed(args.seed)
     loop = Loop(setup, args, accelerator)

@@ -11,7 +11,7 @@ from segmenter_hf import SegmenterConfig, SegmenterForSemanticSegmentation, Segm
 from segmenter_hf.training.arguments import DataArguments, ModelArguments
 from segmenter_hf.training.channels import fit_channels, set_channels
 from segmenter_hf.training.recipes import RECIPES
-from segmenter_hf.training.training_setup import find_checkpoint, make_image_processor, make_model
+from segmenter_hf.training.starting_model import find_checkpoint, make_image_processor, make_model
 
 from ..common import tiny_config
 
