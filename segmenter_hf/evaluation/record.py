@@ -150,7 +150,7 @@ class EvaluationProtocol:
             ValueError: for fields that are missing, unknown, or have values that cannot be.
         """
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-        return _make(cls, {name: _read_sides(value, name) for name, value in values.items()}, "protocol")
+        return make_checked(cls, {name: _read_sides(value, name) for name, value in values.items()}, "protocol")
 
     def to_dict(self) -> dict[str, Any]:
         """What is written as JSON: sizes, scales and flip, and of the rest what has a value."""
@@ -288,7 +288,7 @@ class Figure:
             ValueError: for fields that are missing, unknown, or have values that cannot be.
         """
         protocol = EvaluationProtocol.from_dict(values.get("protocol", {}))
-        return _make(cls, {**values, "protocol": protocol}, "result")
+        return make_checked(cls, {**values, "protocol": protocol}, "result")
 
     def to_dict(self) -> dict[str, Any]:
         """What is written as JSON: all fields that have a value."""
@@ -310,7 +310,13 @@ def take(results: Mapping[str, Any], name: str, expected: type | tuple[type, ...
     return results[name]
 
 
-def _make(cls: type, values: Mapping[str, Any], description: str) -> Any:
+def make_checked(cls: type, values: Mapping[str, Any], description: str) -> Any:
+    """
+    An instance of a dataclass.
+
+    Raises:
+        ValueError: for fields that are missing or unknown.
+    """
     known = [field.name for field in fields(cls)]
     unknown = ", ".join(repr(name) for name in values if name not in known)
     if unknown:
@@ -357,5 +363,6 @@ __all__ = [
     "Figure",
     "Sides",
     "input_settings",
+    "make_checked",
     "take",
 ]
