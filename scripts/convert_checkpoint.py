@@ -178,12 +178,13 @@ def push(args: argparse.Namespace, model):
     from huggingface_hub import HfApi
 
     from segmenter_hf.conversion.released import find_released
+    from segmenter_hf.hub.client import make_manifest, push_folder
     from segmenter_hf.hub.figures import published_figures
-    from segmenter_hf.hub.push import make_manifest, push_folder, write_documents
+    from segmenter_hf.hub.repository import write_card_and_licence
 
     if args.released is not None:
         row = find_released(args.released)
-        write_documents(args.output_dir, row, args.repo_id, "main", published_figures(row), model)
+        write_card_and_licence(args.output_dir, row, args.repo_id, "main", published_figures(row), model)
     manifest = make_manifest(args.output_dir)
     uploaded = push_folder(HfApi(), args.output_dir, args.repo_id, manifest, private=args.private)
     print(f"{args.repo_id}: {len(uploaded)} files uploaded")
@@ -191,7 +192,7 @@ def push(args: argparse.Namespace, model):
 
 def start() -> int:
     from segmenter_hf.conversion import ConversionError
-    from segmenter_hf.hub.push import PushError
+    from segmenter_hf.hub.client import PushError
 
     args = parse_arguments()
     return run(lambda: convert(args), (ConversionError, PushError))

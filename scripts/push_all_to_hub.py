@@ -56,7 +56,8 @@ def push(args: argparse.Namespace) -> int:
     from huggingface_hub.utils import tqdm
 
     from segmenter_hf.conversion.released import RELEASED, find_released
-    from segmenter_hf.hub.push import format_manifest, push_released
+    from segmenter_hf.hub.client import format_manifest
+    from segmenter_hf.hub.release import push_released
 
     failures = 0
     # Each once, in the order of the table, which is that of the collections.
@@ -90,7 +91,7 @@ def push(args: argparse.Namespace) -> int:
 
 def start() -> int:
     from segmenter_hf.conversion import ConversionError
-    from segmenter_hf.hub.push import PushError
+    from segmenter_hf.hub.client import PushError
 
     args = parse_arguments()
     return run(lambda: push(args), (ConversionError, PushError), if_interrupted="Run it again to continue.")

@@ -11,13 +11,13 @@ from .documents import CARD_FILE
 from .figures import published_figures
 from .markdown import inline_code, paragraph
 from .origins import find_starting_weights
-from .push import write_documents
+from .repository import write_card_and_licence
 from .trained_text import FOLDER, name_terms
 
 
 def write_released_documents(folder: Path, row: ReleasedCheckpoint, model: PreTrainedModel):
     """Writes the card of a released checkpoint, of which no repository is known, and its licence."""
-    write_documents(folder, row, FOLDER, None, published_figures(row), model)
+    write_card_and_licence(folder, row, FOLDER, None, published_figures(row), model)
 
 
 def write_source_documents(folder: Path, source: str | Path):

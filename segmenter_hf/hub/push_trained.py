@@ -15,21 +15,13 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from ..conversion.convert import CARD_FILE, CODE_FILES
 from ..outputs import write_text
 from ..redaction import HUB_TOKEN, redact_json
+from .client import ManifestEntry, PushError, check_access, make_manifest, push_folder
 from .documents import is_document
-from .push import (
-    CARD_FILE,
-    CODE_MODULES,
-    ManifestEntry,
-    PushError,
-    check_access,
-    make_manifest,
-    push_folder,
-)
 
 
-CODE_FILES = {Path(module.__file__).name for module in CODE_MODULES}
 # What `Trainer`, the loop on accelerate and evaluation call their figures, the course of the run among them.
 FIGURES = re.compile(r"(\w+_)?results([_-][\w.-]+)?\.json|trainer_state\.json")
 COMMIT_MESSAGE = "Upload the trained model"

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
+from ..conversion.convert import CARD_FILE
 from ..evaluation.results import (
     describe_command,
     describe_device,
@@ -21,7 +22,7 @@ from ..evaluation.results import (
     read_results_file,
     write_results_file,
 )
-from ..hub.push import CARD_FILE, PushError
+from ..hub.client import PushError
 from ..hub.push_trained import check_repository, push_trained, save_card
 from ..hub.trained_card import make_trained_card
 from ..hub.trained_text import FOLDER
