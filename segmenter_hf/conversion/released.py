@@ -249,7 +249,7 @@ def released_folder(released: ReleasedCheckpoint, cache_dir: str | Path | None =
     return Path(cache_dir) / released.repo_name
 
 
-def fetch_released(released: ReleasedCheckpoint, cache_dir: str | Path | None = None, progress: bool = True) -> Path:
+def fetch_released(released: ReleasedCheckpoint, cache_dir: str | Path | None = None) -> Path:
     """
     Downloads the files of a released checkpoint that are not there yet. See
     [`~segmenter_hf.conversion.download.download_file`] for what happens to interrupted ones.
@@ -258,7 +258,6 @@ def fetch_released(released: ReleasedCheckpoint, cache_dir: str | Path | None = 
         released (`ReleasedCheckpoint`): A row of the table.
         cache_dir (`str` or `Path`, *optional*): They are kept in a folder of `repo_name` in this one. Defaults to
             `segmenter_hf` in Hugging Face's cache (`HF_HOME`).
-        progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar.
 
     Returns:
         `Path`: what [`~segmenter_hf.conversion.sources.read_source`] reads: the file, or the folder of several.
@@ -273,7 +272,6 @@ def fetch_released(released: ReleasedCheckpoint, cache_dir: str | Path | None = 
             folder / file.name,
             expected_size=file.size,
             sha256_prefix=file.sha256_prefix,
-            progress=progress,
         )
         for file in released.files
     ]

@@ -14,62 +14,46 @@ LAST_MODIFIED = "Tue, 01 Feb 2022 10:00:00 GMT"
 @dataclass
 class Fault:
     """
-    What goes wrong with one request.
+    What goes wrong with one request for a file.
 
     Args:
         cut_after (`int`, *optional*): Close the connection after so many bytes of the body.
-        cut_before_headers (`bool`): Close it before answering.
-        stall_after (`int`, *optional*): Send so many bytes of the body, and then nothing until the server closes.
         status (`int`, *optional*): Answer this status, with a short text.
         headers (`dict[str, str | None]`): Headers to add or replace; `None` leaves one out.
         ignore_range (`bool`): Answer 200 and the whole file to a request for a part.
-        chunked (`bool`): Send chunks in place of a `Content-Length`.
-        close_delimited (`bool`): Send neither: the body ends with the connection.
-        body (`bytes`, *optional*): Send this in the file's place, as a file of status 200.
         content (`bytes`, *optional*): The file has this content from this request on.
     """
 
     cut_after: int | None = None
-    cut_before_headers: bool = False
-    stall_after: int | None = None
     status: int | None = None
     headers: dict[str, str | None] = field(default_factory=dict)
     ignore_range: bool = False
-    chunked: bool = False
-    close_delimited: bool = False
-    body: bytes | None = None
     content: bytes | None = None
 
 
 @dataclass
 class ReceivedRequest:
     """
-    A request as the server's log keeps it.
+    A request for a file, as the server's log keeps it.
 
     Args:
         path (`str`): Path and query.
         headers (`dict[str, str]`): Names in lower case.
-        status (`int`, *optional*): What was answered; `None` if the connection was closed before.
-        num_bytes (`int`): Bytes of the body that were sent.
+        status (`int`, *optional*): What was answered.
     """
 
     path: str
     headers: dict[str, str]
     status: int | None = None
-    num_bytes: int = 0
-
-    @property
-    def range(self) -> str | None:
-        return self.headers.get("range")
 
 
 class FlakyServer(ThreadingHTTPServer):
     """
     Serves `files` (path to content) on the loopback interface while it is entered as a context.
 
-    `faults` are used up one by one, by the requests as they come; a request without a fault is answered as Apache and
-    nginx do: with `ETag`, `Last-Modified`, `Range`, `If-Range` and 416. `every_fault` is for all requests that find
-    `faults` empty.
+    `faults` are used up one by one, by the GET requests as they come; a request without a fault is answered as Apache
+    and nginx do: with `ETag`, `Last-Modified`, `Range` and `If-Range`. `every_fault` is for all requests that find
+    `faults` empty. HEAD requests, which are not in the log, are answered as the next GET request will be.
 
     `piece_size` and `pause_seconds` make it slow.
     """
@@ -106,7 +90,7 @@ class FlakyServer(ThreadingHTTPServer):
     @property
     def ranges(self) -> list[str | None]:
         """The `Range` of each request."""
-        return [request.range for request in self.requests]
+        return [request.headers.get("range") for request in self.requests]
 
     def etag(self, path: str) -> str:
         return f'"{zlib.crc32(self.files[path]):08x}"'
@@ -119,63 +103,50 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *args):
         pass
 
+    def do_HEAD(self):
+        self._answer(self.server.faults[0] if self.server.faults else self.server.every_fault)
+
     def do_GET(self):
         server = self.server
         request = ReceivedRequest(self.path, {name.lower(): value for name, value in self.headers.items()})
-        path = self.path.partition("?")[0]
         with server.lock:
             fault = server.faults.pop(0) if server.faults else server.every_fault
             server.requests.append(request)
-            if fault.content is not None:
-                server.files[path] = fault.content
+        request.status, body = self._answer(fault)
+        end = len(body) if fault.cut_after is None else min(fault.cut_after, len(body))
+        for start in range(0, end, server.piece_size):
+            self.wfile.write(body[start : min(start + server.piece_size, end)])
+            if server.pause_seconds and server.closing.wait(server.pause_seconds):
+                return
+        if fault.cut_after is not None:
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+    def _answer(self, fault: Fault) -> tuple[int, bytes]:
+        """Sends the head of the answer, and returns its status and the body that is to follow."""
         # One request for each connection, so that an early close is seen as one.
         self.close_connection = True
-        if fault.cut_before_headers:
-            self.connection.shutdown(socket.SHUT_RDWR)
-            return
-        if fault.status is not None or path not in server.files:
-            self._answer(request, fault.status or 404, b"sorry", {}, fault)
-            return
-        if fault.body is not None:
-            self._answer(request, 200, fault.body, {}, fault)
-            return
-
-        content = server.files[path]
-        headers = {"ETag": server.etag(path), "Last-Modified": LAST_MODIFIED, "Accept-Ranges": "bytes"}
-        match = re.fullmatch(r"bytes=(\d+)-", request.range or "")
-        is_same = request.headers.get("if-range") in (None, headers["ETag"], LAST_MODIFIED)
-        if match is None or not is_same or fault.ignore_range:
-            self._answer(request, 200, content, headers, fault)
-        elif int(match[1]) >= len(content):
-            self._answer(request, 416, b"", {"Content-Range": f"bytes */{len(content)}"}, fault)
+        path = self.path.partition("?")[0]
+        if fault.content is not None:
+            self.server.files[path] = fault.content
+        if fault.status is not None or path not in self.server.files:
+            status, body, headers = fault.status or 404, b"sorry", {}
         else:
-            start = int(match[1])
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-            self._answer(request, 206, content[start:], headers, fault)
-
-    def _answer(self, request: ReceivedRequest, status: int, body: bytes, headers: dict[str, str], fault: Fault):
-        request.status = status
-        if not (fault.chunked or fault.close_delimited):
-            headers = {"Content-Length": str(len(body)), **headers}
-        if fault.chunked:
-            headers = {"Transfer-Encoding": "chunked", **headers}
+            status, body = 200, self.server.files[path]
+            headers = {"ETag": self.server.etag(path), "Last-Modified": LAST_MODIFIED, "Accept-Ranges": "bytes"}
+            match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+            is_same = self.headers.get("If-Range") in (None, headers["ETag"], LAST_MODIFIED)
+            if match is not None and is_same and not fault.ignore_range:
+                headers["Content-Range"] = f"bytes {match[1]}-{len(body) - 1}/{len(body)}"
+                status, body = 206, body[int(match[1]) :]
         self.send_response(status)
-        for name, value in {**headers, "Connection": "close", **fault.headers}.items():
+        for name, value in {
+            "Content-Length": str(len(body)),
+            **headers,
+            "Connection": "close",
+            **fault.headers,
+        }.items():
             if value is not None:
                 self.send_header(name, value)
         self.end_headers()
-
-        end = min(x for x in (fault.cut_after, fault.stall_after, len(body)) if x is not None)
-        for start in range(0, end, self.server.piece_size):
-            piece = body[start : min(start + self.server.piece_size, end)]
-            self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if fault.chunked else piece)
-            request.num_bytes += len(piece)
-            if self.server.pause_seconds and self.server.closing.wait(self.server.pause_seconds):
-                return
-        if fault.stall_after is not None:
-            self.server.closing.wait()
-        elif fault.cut_after is not None:
-            self.wfile.flush()
-            self.connection.shutdown(socket.SHUT_RDWR)
-        elif fault.chunked:
-            self.wfile.write(b"0\r\n\r\n")
+        return status, body

@@ -361,9 +361,10 @@ class TestFetch:
 
     def test_original_from_server_to_model(self, checkpoint, served, tmp_path, monkeypatch):
         row = find_released("ade20k/seg_tiny_mask")
-        monkeypatch.setattr("segmenter_hf.conversion.download.sleep", lambda seconds: None)
+        monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1000)
+        monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
         with FlakyServer(served, Fault(), Fault(cut_after=5000)) as server:
-            source = fetch_released(at(server, row), tmp_path / "cache", progress=False)
+            source = fetch_released(at(server, row), tmp_path / "cache")
             assert server.ranges == [None, None, "bytes=5000-"]
             assert source == tmp_path / "cache" / "segmenter-vit-tiny-patch16-mask-ade20k-512"
             for name in ("checkpoint.pth", "variant.yml"):
@@ -417,7 +418,7 @@ class TestFetch:
                 without_checksum = dataclasses.replace(
                     row, files=tuple(dataclasses.replace(file, sha256_prefix=None) for file in row.files)
                 )
-                source = fetch_released(at(server, without_checksum), tmp_path, progress=False)
+                source = fetch_released(at(server, without_checksum), tmp_path)
                 assert source.is_dir() == (row.source == "original")
                 for file in row.files:
                     path = source / file.name if source.is_dir() else source
@@ -428,7 +429,7 @@ class TestFetch:
         row = find_released("vit_tiny_p16_384")
         with FlakyServer({path_of(row.files[0].url): b"something else"}) as server:
             with pytest.raises(ConversionError, match="begins with cce8c795, got"):
-                fetch_released(at(server, row), tmp_path, progress=False)
+                fetch_released(at(server, row), tmp_path)
         assert not (tmp_path / row.repo_name / row.files[0].name).exists()
 
     def test_size_of_the_table_is_checked(self, tmp_path):
@@ -436,13 +437,13 @@ class TestFetch:
         row = dataclasses.replace(row, files=(dataclasses.replace(row.files[0], size=5),))
         with FlakyServer({path_of(row.files[0].url): b"123456"}) as server:
             with pytest.raises(ConversionError, match="expected 5 bytes, got 6"):
-                fetch_released(at(server, row), tmp_path, progress=False)
+                fetch_released(at(server, row), tmp_path)
 
     def test_second_file_missing(self, served, tmp_path):
         row = find_released("ade20k/seg_tiny_mask")
         with FlakyServer({path: content for path, content in served.items() if path.endswith("yml")}) as server:
             with pytest.raises(ConversionError, match=r"checkpoint\.pth cannot be downloaded.*404"):
-                fetch_released(at(server, row), tmp_path, progress=False)
+                fetch_released(at(server, row), tmp_path)
 
     def test_default_cache_is_that_of_the_moment(self, checkpoint, tmp_path, monkeypatch):
         row = find_released("ade20k/seg_tiny_mask")
