@@ -2,9 +2,11 @@
 Converts a checkpoint of another implementation into a folder that `from_pretrained` loads.
 
     python scripts/convert_checkpoint.py SOURCE OUTPUT_DIR
-    python scripts/convert_checkpoint.py --released NAME OUTPUT_DIR
 
-SOURCE is a file of weights or the folder that holds it. What it is, is told by its contents:
+SOURCE is a file of weights or the folder that holds it, the id of a repository of the Hub, or, where there is no such
+path, the name of a released checkpoint (--list_released), such as ade20k/seg_base_mask: that is downloaded, resuming
+what an earlier run left, checked, and saved with the protocol of its published evaluation. Other sources are told by
+their contents:
 
     original                checkpoint.pth with variant.yml beside it, as published with
                             https://github.com/rstrudel/segmenter
@@ -17,9 +19,7 @@ SOURCE is a file of weights or the folder that holds it. What it is, is told by 
 
 What wrappers put before all names of weights (_orig_mod., module., model., net.) is left out of them. The first two
 give a model that segments, the others an encoder: SegmenterForSemanticSegmentation.from_pretrained loads it beneath a
-new decoder, to be trained. NAME is a released checkpoint (--list_released): it is downloaded, resuming
-what an earlier run left, checked, and saved with the protocol of its published evaluation. Nothing in a file is
-executed.
+new decoder, to be trained. Nothing in a file is executed.
 
 A file whose contents do not fit its checksums is refused. Those of safetensors, and of torch.save before PyTorch 1.6,
 hold none: compare the SHA-256, which is printed and kept in config.json (source_sha256), with the publisher's.
@@ -68,7 +68,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=description, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", metavar="SOURCE", nargs="?", help="file, folder, or timm:NAME; not with --released")
+    parser.add_argument(
+        "source", metavar="SOURCE", nargs="?", help="file, folder, name of a released checkpoint, or timm:NAME"
+    )
     parser.add_argument(
         "output_dir",
         metavar="OUTPUT_DIR",
@@ -84,7 +86,9 @@ def parse_arguments() -> argparse.Namespace:
     )
 
     released = parser.add_argument_group("released checkpoints")
-    released.add_argument("--released", metavar="NAME", help="the released checkpoint to download and convert")
+    released.add_argument(
+        "--released", metavar="NAME", help="the released checkpoint NAME, also where a path here has that name"
+    )
     released.add_argument(
         "--cache_dir", type=user_path, help="folder of downloads (default: segmenter_hf in Hugging Face's cache)"
     )
@@ -129,25 +133,27 @@ def convert(args: argparse.Namespace):
         OutputError, PushError: see [`push`].
     """
     from segmenter_hf import SegmenterForSemanticSegmentation
-    from segmenter_hf.conversion import ConversionError, EncoderOptions, convert_checkpoint, convert_released
+    from segmenter_hf.conversion import ConversionError, EncoderOptions, convert_checkpoint
+    from segmenter_hf.conversion.released import find_released, find_row
+    from segmenter_hf.hub.converted import add_documents
 
-    options = EncoderOptions(
-        image_size=args.image_size,
-        num_attention_heads=args.num_attention_heads,
-        position_embedding_interpolation=args.position_embedding_interpolation,
-        normalization=args.normalization,
-    )
-    settings = {
-        "overwrite": args.overwrite,
-        "format": args.format,
-        "encoder_options": options,
-        "allow_missing_checksums": args.allow_missing_checksums,
-    }
     try:
-        if args.released is None:
-            model = convert_checkpoint(args.source, args.output_dir, **settings)
-        else:
-            model = convert_released(args.released, args.output_dir, cache_dir=args.cache_dir, **settings)
+        row = find_row(args.source) if args.released is None else find_released(args.released)
+        model = convert_checkpoint(
+            row or args.source,
+            args.output_dir,
+            overwrite=args.overwrite,
+            format=args.format,
+            encoder_options=EncoderOptions(
+                image_size=args.image_size,
+                num_attention_heads=args.num_attention_heads,
+                position_embedding_interpolation=args.position_embedding_interpolation,
+                normalization=args.normalization,
+            ),
+            allow_missing_checksums=args.allow_missing_checksums,
+            cache_dir=args.cache_dir,
+            add_documents=add_documents,
+        )
     except (ConversionError, ModuleNotFoundError):
         raise
     # One line to the user too, and to whoever reads the log of many conversions.
@@ -166,10 +172,10 @@ def convert(args: argparse.Namespace):
         print(f"from {file}, SHA-256 {sha256}")
 
     if args.push_to_hub:
-        push(args, model)
+        push(args, row, model)
 
 
-def push(args: argparse.Namespace, model):
+def push(args: argparse.Namespace, row, model):
     """
     Raises:
         OutputError: if card and licence cannot be written.
@@ -177,13 +183,11 @@ def push(args: argparse.Namespace, model):
     """
     from huggingface_hub import HfApi
 
-    from segmenter_hf.conversion.released import find_released
     from segmenter_hf.hub.client import make_manifest, push_folder
     from segmenter_hf.hub.figures import published_figures
     from segmenter_hf.hub.repository import write_card_and_licence
 
-    if args.released is not None:
-        row = find_released(args.released)
+    if row is not None:
         write_card_and_licence(args.output_dir, row, args.repo_id, "main", published_figures(row), model)
     manifest = make_manifest(args.output_dir)
     uploaded = push_folder(HfApi(), args.output_dir, args.repo_id, manifest, private=args.private)

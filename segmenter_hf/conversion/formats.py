@@ -108,25 +108,24 @@ def load(source: Source, name: str, options: EncoderOptions) -> Converted:
             f"{source.file} is no checkpoint: it holds an object of type {type(source.contents).__name__}, where a "
             "dictionary of weights is expected."
         )
+    check_options(source.path, name, options)
     format = FORMATS[name]
-    if not format.is_encoder:
-        check_no_options(source.path, name, options)
     model, image_processor = format.load(source, options) if format.is_encoder else format.load(source)
     # transformers saves and loads fields that it does not know too, so that this stays with the weights.
     model.config.source_sha256 = {file.name: sha256_of(file) for file in source.weights_files}
     return model, image_processor
 
 
-def check_no_options(name: Any, format_name: str, options: EncoderOptions):
+def check_options(source: Any, name: str, options: EncoderOptions):
     """
     Raises:
-        ConversionError: if there are options for an encoder, where `name` is a whole model.
+        ConversionError: if there are options for an encoder, but sources of the format `name` are whole models.
     """
-    if options != EncoderOptions():
+    if options != EncoderOptions() and not FORMATS[name].is_encoder:
         raise ConversionError(
-            f"{name} holds a whole model (format {format_name}), which says itself what its image size, attention "
+            f"{source} holds a whole model (format {name}), which says itself what its image size, attention "
             "heads, interpolation and normalisation are. These options are for encoders."
         )
 
 
-__all__ = ["FORMATS", "Converted", "Format", "check_no_options", "find_format", "load", "unwrap"]
+__all__ = ["FORMATS", "Converted", "Format", "check_options", "find_format", "load", "unwrap"]

@@ -35,6 +35,10 @@ WRAPPED_PARTS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoin
 MAX_PREFIXES = 8
 
 
+class MissingSource(ConversionError):
+    """There is no such file or folder, nor such a repository of the Hub."""
+
+
 @dataclass(frozen=True)
 class Source:
     """
@@ -161,7 +165,7 @@ def fetch_repository(repo_id: str) -> Path:
         with silence_libraries():
             folder = snapshot_download(repo_id, allow_patterns=["*.json", "*.safetensors"])
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ConversionError(
+        raise MissingSource(
             f"{repo_id} is no file or folder here, and cannot be had from the Hub: {str(error).splitlines()[0]}"
         ) from error
     return Path(folder)
@@ -189,7 +193,7 @@ def read_source(path: str | Path, allow_missing_checksums: bool = False) -> Sour
 def _read_source(path: Path, allow_missing_checksums: bool) -> Source:
     if not path.exists():
         if not REPOSITORY_ID.fullmatch(str(path)) or path.suffix in WEIGHTS_SUFFIXES:
-            raise ConversionError(f"{path} does not exist.")
+            raise MissingSource(f"{path} does not exist.")
         path = fetch_repository(str(path))
     if path.name == CONFIG_NAME and path.is_file():
         path = path.parent
@@ -205,4 +209,4 @@ def _read_source(path: Path, allow_missing_checksums: bool) -> Source:
     return Source(path, file, load_weights(file, allow_missing_checksums), weights_files=[file])
 
 
-__all__ = ["TRANSFORMERS_FILES", "Source", "list_prefixes", "read_source", "strip_prefix"]
+__all__ = ["MissingSource", "TRANSFORMERS_FILES", "Source", "list_prefixes", "read_source", "strip_prefix"]

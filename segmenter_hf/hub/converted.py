@@ -5,7 +5,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
-from ..conversion.released import ReleasedCheckpoint
+from ..conversion.released import ReleasedCheckpoint, find_row
 from ..outputs import write_text
 from .documents import CARD_FILE
 from .figures import published_figures
@@ -15,16 +15,17 @@ from .repository import write_card_and_licence
 from .trained_text import FOLDER, name_terms
 
 
-def write_released_documents(folder: Path, row: ReleasedCheckpoint, model: PreTrainedModel):
-    """Writes the card of a released checkpoint, of which no repository is known, and its licence."""
-    write_card_and_licence(folder, row, FOLDER, None, published_figures(row), model)
-
-
-def write_source_documents(folder: Path, source: str | Path):
+def add_documents(folder: Path, source: str | Path | ReleasedCheckpoint, model: PreTrainedModel):
     """
-    Writes what is known of the terms of converted weights, so that whoever uses or trains them finds it: their notices
-    and licences, and a card that names these and what the weights are from. Where nothing is known, there is no card.
+    Writes what is known of the terms of converted weights, so that whoever uses or trains them finds it: the card of a
+    released checkpoint, and its licence; of other sources their notices and licences, and a card that names these and
+    what the weights are from. Where nothing is known, there is no card.
     """
+    row = find_row(source)
+    if row is not None:
+        # No repository is known in which it will be.
+        write_card_and_licence(folder, row, FOLDER, None, published_figures(row), model)
+        return
     weights = find_starting_weights(str(source))
     if not (weights.terms.is_known or weights.documents or weights.base_model):
         return
@@ -51,4 +52,4 @@ def write_source_documents(folder: Path, source: str | Path):
     write_text(folder / CARD_FILE, str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n# Converted weights\n\n{text}\n")))
 
 
-__all__ = ["write_released_documents", "write_source_documents"]
+__all__ = ["add_documents"]

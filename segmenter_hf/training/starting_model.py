@@ -16,7 +16,7 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, P
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME
 
 from ..configuration_segmenter import SegmenterConfig
-from ..conversion import ConversionError, convert_checkpoint, convert_released
+from ..conversion import ConversionError, convert_checkpoint
 from ..conversion.released import is_released
 from ..data.labels import LABEL_SETS, load_label_set
 from ..image_processing_pil_segmenter import SegmenterImageProcessingMixin
@@ -91,12 +91,10 @@ def find_checkpoint(model_args: ModelArguments, folder: Path) -> Checkpoint | No
     # Its temporary folder is beside what conversion writes, and goes with `folder`.
     converted = folder / "model"
     try:
-        if is_released(name):
-            convert_released(name, converted, model_args.cache_dir)
-        else:
-            config = _read_config(name, settings)
-            if config is None or config.get("model_type") != SegmenterConfig.model_type:
-                convert_checkpoint(name, converted)
+        # Names of released checkpoints look like ids of the Hub, which is not asked for them.
+        config = None if is_released(name) else _read_config(name, settings)
+        if config is None or config.get("model_type") != SegmenterConfig.model_type:
+            convert_checkpoint(name, converted, cache_dir=model_args.cache_dir)
     except ConversionError as error:
         raise ValueError(
             f"--model_name_or_path {name} is no Segmenter, and cannot be made into one: {error}"

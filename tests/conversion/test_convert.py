@@ -11,8 +11,9 @@ import torch
 from huggingface_hub import ModelCard
 
 from segmenter_hf import SegmenterConfig, SegmenterForSemanticSegmentation
-from segmenter_hf.conversion import ConversionError, convert_checkpoint, convert_released
+from segmenter_hf.conversion import ConversionError, convert_checkpoint
 from segmenter_hf.conversion.convert import CARD_MARK, LICENCES, load_checkpoint
+from segmenter_hf.hub.converted import add_documents
 from segmenter_hf.hub.origins import Terms, load_starting_weights
 from tests.common import CODE_FILES, REPOSITORY, run_in_child
 from tests.conversion.original_checkpoints import make_original_checkpoint
@@ -79,7 +80,8 @@ def test_terms_of_the_source_come_along(source, tmp_path):
     output_dir = tmp_path / "output"
     for overwrite in (False, True):
         # The file, and the folder that it is in.
-        convert_checkpoint(source if overwrite else source / "checkpoint.pth", output_dir, overwrite=overwrite)
+        named = source if overwrite else source / "checkpoint.pth"
+        convert_checkpoint(named, output_dir, overwrite=overwrite, add_documents=add_documents)
         assert names(output_dir) == OUTPUT_FILES | {"README.md", "NOTICE", "TERMS.md"}
         assert (output_dir / "NOTICE").read_text() == "no"
         start = load_starting_weights(str(output_dir))
@@ -94,7 +96,9 @@ def test_terms_of_the_source_come_along(source, tmp_path):
 def test_released_checkpoints_come_with_card_and_licence(source, tmp_path, monkeypatch):
     monkeypatch.setattr("segmenter_hf.conversion.convert.fetch_released", lambda row, cache_dir: source)
     for overwrite in (False, True):
-        convert_released("ade20k/seg_tiny_mask", tmp_path / "output", overwrite=overwrite)
+        convert_checkpoint(
+            "ade20k/seg_tiny_mask", tmp_path / "output", overwrite=overwrite, add_documents=add_documents
+        )
     assert names(tmp_path / "output") == OUTPUT_FILES | {"README.md", "LICENSE"}
     card = ModelCard.load(tmp_path / "output" / "README.md")
     assert "revision" not in card.text and 'model="path/to/this/folder"' in card.text
@@ -259,7 +263,7 @@ def test_names_that_are_not_utf_8(source, tmp_path):
     (renamed / "checkpoint.pth").rename(renamed / os.fsdecode(b"\xfe.pth"))
     (renamed / "NOTICE").write_text("Mine.")
     output = tmp_path / os.fsdecode(b"output-\xff")
-    model = convert_checkpoint(renamed, output)
+    model = convert_checkpoint(renamed, output, add_documents=add_documents)
     assert list(SegmenterConfig.from_pretrained(output).source_sha256) == ["\udcfe.pth"]
     assert "`source-\\udcff`" in (output / "README.md").read_text(encoding="utf-8")
     (output / os.fsdecode(b"mine-\xff")).touch()

@@ -11,7 +11,7 @@ import torch
 from huggingface_hub.utils import validate_repo_id
 
 from segmenter_hf import SegmenterConfig
-from segmenter_hf.conversion import ConversionError, EncoderOptions, convert_released, original
+from segmenter_hf.conversion import ConversionError, EncoderOptions, convert_checkpoint, original
 from segmenter_hf.conversion.released import (
     ARCHITECTURES,
     RELEASED,
@@ -390,7 +390,7 @@ class TestFetch:
         row = find_released("ade20k/seg_tiny_mask")
         with FlakyServer(served) as server:
             monkeypatch.setitem(RELEASED, row.name, at(server, row))
-            convert_released(row.repo_name, tmp_path / "output", cache_dir=tmp_path / "cache")
+            convert_checkpoint(row.repo_name, tmp_path / "output", cache_dir=tmp_path / "cache")
         settings = json.loads((tmp_path / "output" / "preprocessor_config.json").read_text())
         assert settings["window_stride"] == row.protocol.window_stride == 480
         assert (tmp_path / "output" / "model.safetensors").is_file()
@@ -407,7 +407,7 @@ class TestFetch:
         with FlakyServer({}) as server:
             monkeypatch.setitem(RELEASED, name, at(server, find_released(name)))
             with pytest.raises(ConversionError, match=message):
-                convert_released(name, tmp_path / "a" / "output", cache_dir=tmp_path / "cache", **settings)
+                convert_checkpoint(name, tmp_path / "a" / "output", cache_dir=tmp_path / "cache", **settings)
             assert server.requests == []
         assert not list(tmp_path.iterdir())
 

@@ -165,7 +165,8 @@ def test_files_without_checksums_are_taken_when_asked_only(run_main, tmp_path):
     assert run_main(folder, tmp_path / "converted", "--allow_missing_checksums").returncode == 0
 
 
-def test_released_checkpoint_is_downloaded_and_converted(run_main, tmp_path, monkeypatch):
+@pytest.mark.parametrize("arguments", [["ade20k/seg_tiny_mask"], ["--released", "ade20k/seg_tiny_mask"]])
+def test_released_checkpoint_is_downloaded_and_converted(arguments, run_main, tmp_path, monkeypatch):
     row = RELEASED["ade20k/seg_tiny_mask"]
     published = make_original_checkpoint(window_stride=64).write(tmp_path / "published")
     content = {f"/{file.name}": (published / file.name).read_bytes() for file in row.files}
@@ -173,20 +174,34 @@ def test_released_checkpoint_is_downloaded_and_converted(run_main, tmp_path, mon
     with FlakyServer(content) as server:
         files = tuple(dataclasses.replace(file, url=server.url(f"/{file.name}")) for file in row.files)
         monkeypatch.setitem(RELEASED, row.name, dataclasses.replace(row, files=files))
-        result = run_main("--released", row.name, "converted", "--cache_dir", "cache")
+        result = run_main(*arguments, "converted", "--cache_dir", "cache")
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("converted: mask_transformer decoder, 7 labels")
+    assert {"README.md", "LICENSE"} <= set(os.listdir(tmp_path / "converted"))
     settings = json.loads((tmp_path / "converted" / "preprocessor_config.json").read_text())
     assert settings["window_stride"] == row.protocol.window_stride != 64
     assert (tmp_path / "cache" / row.repo_name / "checkpoint.pth").read_bytes() == content["/checkpoint.pth"]
 
 
 def test_released_name_that_is_none(run_main, tmp_path):
-    result = run_main("--released", "ade20k/seg_tiny_maks", "converted")
-    assert result.returncode == 2 and "ade20k/seg_tiny_mask" in result.stderr
-    result = run_main("ade20k/seg_tiny_mask", "converted")
-    assert result.returncode == 2 and "--released" in result.stderr
+    for arguments, message in (
+        (["--released", "ade20k/seg_tiny_maks"], "There is no released checkpoint 'ade20k/seg_tiny_maks'."),
+        (["ade20k/seg_tiny_maks"], "ade20k/seg_tiny_maks is no file or folder here, and cannot be had from the Hub: "),
+        (["vit_tiny_p16_834"], "vit_tiny_p16_834 does not exist."),
+    ):
+        result = run_main(*arguments, "converted")
+        (line,) = result.stderr.splitlines()
+        close = "vit_tiny_p16_384" if "vit" in message else "ade20k/seg_tiny_mask"
+        assert result.returncode == 2 and message in line and f"Did you mean {close}" in line
     assert os.listdir(tmp_path) == []
+
+
+def test_a_path_has_precedence_over_a_released_name(run_main, tmp_path):
+    make_original_checkpoint(window_stride=32).write(tmp_path / "ade20k" / "seg_tiny_mask")
+    result = run_main("ade20k/seg_tiny_mask", "converted")
+    assert result.returncode == 0, result.stderr
+    settings = json.loads((tmp_path / "converted" / "preprocessor_config.json").read_text())
+    assert settings["window_stride"] == 32
 
 
 def test_released_checkpoints_are_listed(run_main):
