@@ -329,12 +329,12 @@ def _as_array(labels, name: str) -> np.ndarray:
         is_integer, dtype = not (labels.is_floating_point() or labels.is_complex()), labels.dtype
     else:
         labels = np.asarray(labels)
-        # An empty list has no integers, and nothing else.
+        # An empty list becomes an array of floats, but holds nothing that is no integer.
         is_integer, dtype = labels.dtype.kind in "biu" or labels.size == 0, labels.dtype
     if not is_integer:
         raise ValueError(f"A {name} must hold integer labels, got {dtype}. Of logits, take the argmax over classes.")
     labels = labels.cpu().numpy() if isinstance(labels, torch.Tensor) else labels
-    # As int64, in which labels are counted, they would be negative.
+    # Labels are counted as int64, in which larger ones would be negative.
     if dtype in (np.uint64, torch.uint64) and labels.size and labels.max() > np.iinfo(np.int64).max:
         raise ValueError(f"A {name} holds {labels.max()}, expected labels, which are whole numbers from 0 on.")
     return labels

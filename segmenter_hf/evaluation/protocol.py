@@ -21,7 +21,7 @@ from .metrics import MeanIoU, confusion_matrix, iou_scores
 from .record import MULTI_SCALES
 
 
-# How many rows of probability maps are made at once, which at full size take 1.2 GB for 150 labels at 2048 x 1024.
+# Probabilities are made of so many rows of pixels at a time: all of 150 labels at 2048 x 1024 would take 1.2 GB.
 ROWS_AT_ONCE = 64
 
 
@@ -89,7 +89,7 @@ def evaluate_sliding_window(
     was_training = model.training
     model.eval()
     try:
-        # In rounds of one image for each process, in the last of which some may have none.
+        # Images are scored in rounds of one for each process. In the last round, some processes may have none.
         for start in tqdm(
             range(0, len(examples), num_processes),
             desc="Evaluating",
@@ -215,7 +215,7 @@ def average_probabilities(
         )[0].segmentation_scores
         if total is None:
             total = torch.zeros_like(scores)
-        # Some rows at a time: of all labels at full size, the scores and the sum are the only copies.
+        # Rows are taken a few at a time, so that only scores and sum hold all labels at full size.
         for rows, sums in zip(scores.split(ROWS_AT_ONCE, dim=1), total.split(ROWS_AT_ONCE, dim=1), strict=True):
             probabilities = rows.sigmoid() if len(rows) == 1 else rows.softmax(dim=0)
             sums += probabilities.flip(-1) if flipped else probabilities
@@ -343,7 +343,7 @@ class WorstCases:
         score = iou_scores(confusion_matrix(prediction, reference, num_labels, ignore_index))["mean_iou"]
         if math.isnan(score):
             return
-        # As small as it gets: there are no labels of more bytes among a model's.
+        # Labels are kept in as few bytes as they need, since there may be many large maps.
         prediction = prediction.cpu().numpy().astype(np.uint8 if num_labels <= 256 else np.int32)
         heapq.heappush(self.cases, (-score, -index, prediction))
         if len(self.cases) > self.number:
@@ -387,7 +387,7 @@ def _predict(
             is_finite = is_finite and fed.outputs.logits.isfinite().all().item()
             if is_finite:
                 yield fed.outputs, flipped
-        # After all passes, which other processes make with this one where the model is sharded.
+        # This comes after all passes, since other processes make them with this one where the model is sharded.
         if not is_finite:
             raise NonFiniteScoresError
 

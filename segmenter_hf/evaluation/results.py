@@ -51,7 +51,7 @@ def fingerprint(examples: Dataset, image_column: str = "image", annotation_colum
         for column in columns:
             file = example[column]
             contents = file["bytes"] if file["bytes"] is not None else read_bytes(file["path"])
-            # With its length, so that what is cut elsewhere is not the same.
+            # The length goes first, so that the same bytes differ when they are divided into other files.
             digest.update(len(contents).to_bytes(8, "big"))
             digest.update(contents)
     return digest.hexdigest()

@@ -378,7 +378,7 @@ print(json.dumps(nan_to_none(metric.compute()), allow_nan=False))
 
 def test_evaluate_is_loaded_with_the_metric_and_writes_nothing(tmp_path):
     code = """
-import sys, segmenter_hf
+import sys, segmenter_hf.conversion.released, segmenter_hf.evaluation.record
 assert not {"datasets", "evaluate", "timm", "matplotlib"} & set(sys.modules)
 from segmenter_hf.evaluation import MeanIoU
 assert "evaluate" in sys.modules

@@ -26,7 +26,6 @@ from segmenter_hf.evaluation.protocol import (
     make_passes,
     segment_multi_scale,
 )
-from segmenter_hf.evaluation.record import MULTI_SCALES
 
 from ..common import REPOSITORY, tiny_config
 from ..data.datasets_on_disk import make_image, make_label_map, save
@@ -170,7 +169,7 @@ def test_independent_computation(model, image_processor, examples):
 class TestMultiScale:
     @pytest.mark.parametrize("name", ["linear_patch16", "mask_distilled", "mask_patch16"])
     def test_equals_the_original(self, name):
-        """Of the fixtures' passes: the normalised image at ratio 1 and 1.5, and the latter flipped."""
+        """The fixtures' passes are the normalised image at ratio 1 and 1.5, and the latter flipped."""
         folder = REPOSITORY / "tests" / "fixtures" / "original" / name
         model, image_processor = load_checkpoint(folder)
         model.set_attn_implementation("eager")
@@ -195,7 +194,7 @@ class TestMultiScale:
         passes = list(make_passes(image_processor, image))
         assert [flipped for _, flipped in passes] == 6 * [False, True]
         sizes = [tuple(inputs["window_offsets"][0, -2:].tolist()) for inputs, _ in passes[::2]]
-        # Of a short side of 20 pixels, the window of 32 is what images are enlarged to.
+        # The short sides of the first two are 20 and 30 pixels, which are enlarged to the window's 32.
         assert sizes == [(32, 48), (32, 48), (40, 60), (50, 75), (60, 90), (70, 105)]
         for (plain, _), (flipped, _) in zip(passes[::2], passes[1::2], strict=True):
             top_left, top_right = plain["pixel_values"][0], flipped["pixel_values"]
@@ -225,7 +224,6 @@ class TestMultiScale:
         probabilities = segment_multi_scale(model, processor, image)
         assert probabilities.shape == (5, 50, 70)
         torch.testing.assert_close(probabilities.sum(0), torch.ones(50, 70))
-        # The same, image by image in the pictures' own words, for a symmetric model of scale: none is lost or doubled.
         assert segment_multi_scale(model, processor, image, target_size=(25, 35)).shape == (5, 25, 35)
 
     def test_scores_the_averaged_probabilities(self, model, image_processor, examples):
@@ -250,9 +248,6 @@ class TestMultiScale:
         reference = Image.fromarray((probabilities[0] > 0.5).numpy().astype(np.uint8))
         examples = [{"image": image, "annotation": reference}]
         assert evaluate_sliding_window(model, image_processor, examples, multi_scale=True)["overall_accuracy"] == 1
-
-    def test_scales_are_the_originals(self):
-        assert MULTI_SCALES == (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
 
 def test_images_without_labels_count_for_nothing(model, image_processor, examples):

@@ -9,20 +9,12 @@ import pytest
 
 from segmenter_hf import SegmenterImageProcessorPil
 from segmenter_hf.evaluation.record import MEASURED, MULTI_SCALES, EvaluationProtocol, Figure, Sides
-from tests.common import run_python
 
 from .evaluations import PROCESSOR_SETTINGS
 
 
 DATASET = {"type": "data", "name": "Data"}
 PROTOCOL = EvaluationProtocol(window_size=512, window_stride=480, shortest_edge=512, longest_edge=2048)
-
-
-def test_conversion_and_records_load_neither_datasets_nor_evaluate(tmp_path):
-    code = "import sys, segmenter_hf.conversion.released, segmenter_hf.evaluation.record\n"
-    code += "print({'datasets', 'evaluate', 'segmenter_hf.evaluation.metrics'} & set(sys.modules))\n"
-    code += "from segmenter_hf.evaluation import MeanIoU\nprint(len(MeanIoU(3)))"
-    assert run_python(code, cwd=tmp_path).stdout.split() == ["set()", "0"]
 
 
 def test_protocol_is_that_of_the_image_processor(single, several):
