@@ -1,9 +1,7 @@
 """Model cards: as the code makes them, with metadata that the Hub takes, figures told apart, snippets that run."""
 
-import copy
 import dataclasses
 import doctest
-import json
 import re
 
 import pytest
@@ -24,7 +22,6 @@ from segmenter_hf.hub.figures import (
     format_figures,
     published_figures,
     read_figures,
-    update_figures,
 )
 from segmenter_hf.hub.figures import measured_figure as measured_figure_of
 from tests.common import REPOSITORY, tiny_config
@@ -253,59 +250,6 @@ def test_stale_files_are_found(tmp_path):
     assert set(list_stale(tmp_path)) == {changed, removed, stranger}
     assert set(write_documents(tmp_path)) == {changed, removed}
     assert stranger.read_text() == "{}"
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"value_percent": float("nan")}, "`value_percent` must be a float from 0 to 100, got nan"),
-        ({"value_percent": "38.1"}, "got '38.1'"),
-        ({"value_percent": 101.0}, "got 101.0"),
-        ({"metric": "accuracy"}, "`metric` must be 'mean_iou', got 'accuracy'"),
-        ({"kind": "guessed"}, "`kind` must be 'published' or 'measured', got 'guessed'"),
-        ({"multi_scale": True}, "`multi_scale` is True, which does not fit"),
-        ({"dataset": {"name": "ADE20K"}}, "`dataset` must have `type` and `name`"),
-        ({"source": None}, "A published figure must have `name` and `url` of its `source`, got None"),
-        ({"source": {"name": "paper"}}, "A published figure must have `name` and `url` of its `source`"),
-        ({"kind": MEASURED}, "A measured figure must have no `source`"),
-        ({"num_images": 2000}, "A published figure must have no `num_images`, got 2000"),
-        ({"kind": MEASURED, "source": None}, "A measured figure must have `num_images`, got None"),
-        ({"hardware": "CPU"}, "A result has no field 'hardware'; its fields are metric"),
-        ({"protocol": {"window": 512}}, "A protocol has no field 'window'"),
-        ({"protocol": {"window_size": 512}}, "A protocol lacks fields"),
-    ],
-    ids=lambda value: None if isinstance(value, dict) else value[:40],
-)
-def test_figures_that_cannot_be_are_refused(changes, message, tmp_path):
-    row = find_released("ade20k/seg_tiny_mask")
-    contents = json.loads(format_figures(row, published_figures(row)))
-    contents["results"][0].update(copy.deepcopy(changes))
-    figures_file(tmp_path, row).write_text(json.dumps(contents), encoding="utf-8")
-    with pytest.raises(ValueError, match=re.escape(message)) as error:
-        read_figures(tmp_path, row)
-    assert str(figures_file(tmp_path, row)) in str(error.value)
-
-
-def test_files_of_figures_are_checked(tmp_path):
-    row = find_released("ade20k/seg_tiny_mask")
-    file = figures_file(tmp_path, row)
-    assert read_figures(tmp_path, row) == []
-    file.write_text(format_figures(find_released("ade20k/seg_small_mask"), []))
-    with pytest.raises(ValueError, match="`model` is 'segmenter-vit-small"):
-        read_figures(tmp_path, row)
-    file.write_text(format_figures(row, [measured_figure(row), measured_figure(row, 38.0)]))
-    with pytest.raises(ValueError, match="Two results have the same source and protocol"):
-        read_figures(tmp_path, row)
-    file.write_text("{}")
-    with pytest.raises(ValueError, match="does not hold the results"):
-        read_figures(tmp_path, row)
-
-
-@by_repo_name(ROWS)
-def test_published_figures_survive_their_file(row):
-    results = published_figures(row)
-    assert [Figure.from_dict(json.loads(json.dumps(result.to_dict()))) for result in results] == results
-    assert update_figures(row, results) == results
 
 
 # Text

@@ -1,11 +1,24 @@
 """Figures of released checkpoints: those of the table, and of evaluations only those that belong to it."""
 
+import copy
+import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from segmenter_hf.conversion.released import RELEASED, find_released
-from segmenter_hf.hub.figures import check_classes, measured_figure, published_figures, replace_measured
+from segmenter_hf.evaluation.record import MEASURED
+from segmenter_hf.hub.figures import (
+    check_classes,
+    figures_file,
+    format_figures,
+    measured_figure,
+    published_figures,
+    read_figures,
+    replace_measured,
+    update_figures,
+)
 
 from .evaluations import evaluate_released
 
@@ -18,11 +31,61 @@ def released_evaluation():
     return evaluate_released(ROW)
 
 
-def test_published_protocols_say_no_more_than_they_did():
-    for row in RELEASED.values():
-        for result in published_figures(row):
-            names = ["window_size", "window_stride", "shortest_edge", "longest_edge", "scales", "flip"]
-            assert list(result.to_dict()["protocol"]) == names
+@pytest.mark.parametrize("row", RELEASED.values(), ids=lambda row: row.repo_name)
+def test_published_figures_survive_their_file(row, tmp_path):
+    figures = published_figures(row)
+    figures_file(tmp_path, row).write_text(format_figures(row, figures), encoding="utf-8")
+    assert read_figures(tmp_path, row) == figures == update_figures(row, figures)
+    for figure in figures:
+        names = ["window_size", "window_stride", "shortest_edge", "longest_edge", "scales", "flip"]
+        assert list(figure.to_dict()["protocol"]) == names
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"value_percent": float("nan")}, "`value_percent` must be a float from 0 to 100, got nan"),
+        ({"value_percent": "38.1"}, "got '38.1'"),
+        ({"value_percent": 101.0}, "got 101.0"),
+        ({"metric": "accuracy"}, "`metric` must be 'mean_iou', got 'accuracy'"),
+        ({"kind": "guessed"}, "`kind` must be 'published' or 'measured', got 'guessed'"),
+        ({"multi_scale": True}, "`multi_scale` is True, which does not fit"),
+        ({"dataset": {"name": "ADE20K"}}, "`dataset` must have `type` and `name`"),
+        ({"source": None}, "A published figure must have `name` and `url` of its `source`, got None"),
+        ({"source": {"name": "paper"}}, "A published figure must have `name` and `url` of its `source`"),
+        ({"kind": MEASURED}, "A measured figure must have no `source`"),
+        ({"num_images": 2000}, "A published figure must have no `num_images`, got 2000"),
+        ({"kind": MEASURED, "source": None}, "A measured figure must have `num_images`, got None"),
+        ({"hardware": "CPU"}, "A result has no field 'hardware'; its fields are metric"),
+        ({"protocol": {"window": 512}}, "A protocol has no field 'window'"),
+        ({"protocol": {"window_size": 512}}, "A protocol lacks fields"),
+    ],
+    ids=lambda value: None if isinstance(value, dict) else value[:40],
+)
+def test_figures_that_cannot_be_are_refused(changes, message, tmp_path):
+    row = find_released("ade20k/seg_tiny_mask")
+    contents = json.loads(format_figures(row, published_figures(row)))
+    contents["results"][0].update(copy.deepcopy(changes))
+    figures_file(tmp_path, row).write_text(json.dumps(contents), encoding="utf-8")
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        read_figures(tmp_path, row)
+    assert str(figures_file(tmp_path, row)) in str(error.value)
+
+
+def test_files_of_figures_are_checked(tmp_path):
+    row = find_released("ade20k/seg_tiny_mask")
+    first = published_figures(row)[0]
+    file = figures_file(tmp_path, row)
+    assert read_figures(tmp_path, row) == []
+    file.write_text(format_figures(find_released("ade20k/seg_small_mask"), []))
+    with pytest.raises(ValueError, match="`model` is 'segmenter-vit-small"):
+        read_figures(tmp_path, row)
+    file.write_text(format_figures(row, [first, replace(first, value_percent=38.0)]))
+    with pytest.raises(ValueError, match="Two results have the same source and protocol"):
+        read_figures(tmp_path, row)
+    file.write_text("{}")
+    with pytest.raises(ValueError, match="does not hold the results"):
+        read_figures(tmp_path, row)
 
 
 def test_figure_of_a_released_checkpoint(released_evaluation):
