@@ -204,19 +204,19 @@ def benchmark_augmentation(args: argparse.Namespace) -> dict:
 
     torch.set_num_threads(1)
     if args.dataset_name is None:
-        examples, columns, source = DecodedPhoto(args.num_images), ("image", "annotation"), PHOTO.name
+        examples, source = DecodedPhoto(args.num_images), PHOTO.name
     else:
         data = load_segmentation_data(args.dataset_name, labels=args.labels)
         split = data.split("train") if "train" in data.splits else next(iter(data.splits.values()))
         # Small ones again and again.
         examples = split.select([index % len(split) for index in range(args.num_images)])
-        columns, source = (data.image_column, data.annotation_column), Path(args.dataset_name).name
+        source = Path(args.dataset_name).name
     crop_size = {"height": args.crop_size, "width": args.crop_size}
     image_processor = SegmenterImageProcessor(
         do_split_image=True, crop_size=crop_size, window_stride=args.crop_size, antialias=False
     )
     samples = {
-        name: TrainingDataset(examples, SegmentationAugmentation(image_processor, **settings), *columns, seed=0)
+        name: TrainingDataset(examples, SegmentationAugmentation(image_processor, **settings), seed=0)
         for name, settings in (
             ("scale, crop, flip", {"photometric_distortion": False}),
             ("and photometric distortion (the recipe)", {}),

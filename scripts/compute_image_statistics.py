@@ -62,9 +62,7 @@ def compute(args: argparse.Namespace):
     if args.max_samples is not None:
         examples = examples.select(range(min(args.max_samples, len(examples))))
     given = {name: value for name, value in (("max_value", args.max_value),) if value is not None}
-    mean, std = compute_image_statistics(
-        examples, args.num_channels, image_column=data.image_column, show_progress=True, **given
-    )
+    mean, std = compute_image_statistics(examples, args.num_channels, show_progress=True, **given)
     flags = {"num_channels": [args.num_channels], **{name: [value] for name, value in given.items()}}
     flags |= {"image_mean": [f"{value:.4g}" for value in mean], "image_std": [f"{value:.4g}" for value in std]}
     print(*(f"--{name} {' '.join(map(str, values))}" for name, values in flags.items()))

@@ -12,7 +12,7 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
 import segmenter_hf
 from segmenter_hf.data.labels import load_label_set
-from segmenter_hf.data.loading import load_segmentation_dataset
+from segmenter_hf.data.loading import load_segmentation_data
 from segmenter_hf.evaluation.protocol import evaluate_sliding_window
 
 from .common import CODE_FILES, REPOSITORY
@@ -71,7 +71,7 @@ def test_scores_what_the_card_states():
     results = json.loads((FOLDER / "eval_results.json").read_text(encoding="utf-8"))
     model = AutoModelForSemanticSegmentation.from_pretrained(FOLDER)
     image_processor = AutoImageProcessor.from_pretrained(FOLDER)
-    splits, _ = load_segmentation_dataset(str(CAMVID))
+    splits = load_segmentation_data(CAMVID).splits
     measured = evaluate_sliding_window(model, image_processor, splits["validation"])
     assert measured["num_images"] == results["num_images"] == 101
     assert measured["mean_iou"] >= 0.40

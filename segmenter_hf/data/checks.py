@@ -17,7 +17,7 @@ from ..image_processing_pil_segmenter import (
     SegmenterImageProcessorPil,
 )
 from .columns import is_array_feature
-from .examples import EXAMPLE_ERRORS, ExampleFile, ExampleReader, require_length, row_name
+from .examples import COLUMNS, EXAMPLE_ERRORS, ExampleFile, ExampleReader, require_columns, require_length, row_name
 from .findings import Finding, FindingCollector
 from .image_findings import ImageFindingCollector
 from .labels import with_integer_keys
@@ -83,8 +83,6 @@ def check_splits(
     splits: Mapping[str, Dataset],
     id2label: Mapping[int | str, str],
     *,
-    image_column: str = "image",
-    annotation_column: str = "annotation",
     ignore_index: int = 255,
     do_reduce_labels: bool = False,
     image_processor: SegmenterImageProcessingMixin | None = None,
@@ -116,8 +114,6 @@ def check_splits(
         reports[name] = report = check_labels(
             split,
             len(id2label),
-            image_column=image_column,
-            annotation_column=annotation_column,
             ignore_index=ignore_index,
             do_reduce_labels=do_reduce_labels,
             image_processor=image_processor,
@@ -146,8 +142,6 @@ def check_labels(
     dataset: Dataset,
     num_labels: int,
     *,
-    image_column: str = "image",
-    annotation_column: str = "annotation",
     ignore_index: int = 255,
     do_reduce_labels: bool = False,
     image_processor: SegmenterImageProcessingMixin | None = None,
@@ -161,11 +155,10 @@ def check_labels(
     Looks at the label maps and images of a split as training would read them. Memory does not grow with the split.
 
     Args:
-        dataset (`Dataset`): The split, with columns of the type `Image`, decoded or not; label maps may be arrays.
+        dataset (`Dataset`): The split, with the columns `image` and `annotation` of the type `Image`, decoded or not;
+            label maps may be arrays.
         num_labels (`int`): Labels from 0 to `num_labels - 1` are valid (0 and 1 with one label, as for a binary
             model), and `ignore_index`.
-        image_column (`str`, *optional*, defaults to `"image"`): Column of the images.
-        annotation_column (`str`, *optional*, defaults to `"annotation"`): Column of the label maps.
         ignore_index (`int`, *optional*, defaults to 255): Label of pixels that have none.
         do_reduce_labels (`bool`, *optional*, defaults to `False`): Whether 0 means unlabelled and the rest minus 1 is
             the label, as for the image processor.
@@ -179,7 +172,7 @@ def check_labels(
 
     Raises:
         ValueError: if there are no labels, or pixels that reduction makes unlabelled would not be ignored; and for
-            streaming datasets.
+            streaming datasets, or without the two columns.
 
     Example:
 
@@ -196,7 +189,7 @@ def check_labels(
     Label maps hold 7, expected labels from 0 to 1, or 255 where pixels have none.
 
     ```"""
-    require_length(dataset)
+    require_columns(dataset)
     if num_labels < 1:
         raise ValueError(f"Expected at least one label, got `num_labels={num_labels}`.")
     if do_reduce_labels and ignore_index != IGNORE_INDEX:
@@ -209,21 +202,19 @@ def check_labels(
         rows = np.sort(np.random.default_rng(seed).choice(len(dataset), sample_size, replace=False))
     collector = FindingCollector(max(2, num_labels), ignore_index, do_reduce_labels)
     images = ImageFindingCollector(image_processor or SegmenterImageProcessorPil())
-    encoded = dataset.with_format(None).select_columns([image_column, annotation_column])
+    encoded = dataset.with_format(None).select_columns(list(COLUMNS))
     # As images, `datasets` would cut off the upper bits of large values.
-    is_array = is_array_feature(dataset.features[annotation_column])
-    for column in (image_column, annotation_column)[: 1 if is_array else 2]:
+    is_array = is_array_feature(dataset.features["annotation"])
+    for column in COLUMNS[: 1 if is_array else 2]:
         encoded = encoded.cast_column(column, Image(decode=False))
     description = f"Checking the {split} split"
     for row in tqdm(rows, desc=description, unit="image", disable=not show_progress):
         example = encoded[int(row)]
         if is_array:
-            stored = array_to_image(example, int(row), annotation_column)[annotation_column]
-            example[annotation_column] = None if stored is None else Image().encode_example(stored)
-        image, annotation = (
-            ExampleFile(example[column], row_name(encoded, int(row), split))
-            for column in (image_column, annotation_column)
-        )
+            stored = array_to_image(example, int(row), "annotation")["annotation"]
+            example["annotation"] = None if stored is None else Image().encode_example(stored)
+        name = row_name(encoded, int(row), split)
+        image, annotation = (ExampleFile(example[column], name) for column in COLUMNS)
         image_file = collector.add(image, annotation)
         if image_file is not None:
             images.add(image.name, image_file)
@@ -236,8 +227,6 @@ def find_unreadable(
     examples: Dataset,
     image_processor: SegmenterImageProcessingMixin,
     *,
-    image_column: str = "image",
-    annotation_column: str = "annotation",
     indices: Iterable[int] | None = None,
     show_progress: bool = False,
 ) -> dict[int, str]:
@@ -248,15 +237,13 @@ def find_unreadable(
         examples (`Dataset`): A split.
         image_processor ([`SegmenterImageProcessor`]): What images are read by: those that it refuses for their values,
             whatever its `max_value`, are of no use either.
-        image_column (`str`, *optional*, defaults to `"image"`): Column of the images.
-        annotation_column (`str`, *optional*, defaults to `"annotation"`): Column of the label maps.
         indices (iterable of `int`, *optional*): Which examples to look at. Default: all.
         show_progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
 
     Returns:
         `dict[int, str]`: the index of each example that cannot be read, with its files and the reason.
     """
-    reader = ExampleReader(examples, image_column, annotation_column)
+    reader = ExampleReader(examples)
     unreadable = {}
     indices = range(len(reader)) if indices is None else indices
     for index in tqdm(indices, desc="Reading all examples", unit="image", disable=not show_progress):

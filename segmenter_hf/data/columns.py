@@ -4,6 +4,7 @@ from pathlib import Path
 
 from datasets import Array2D, Features, Image, LargeList, List, Sequence, Value
 
+from .examples import ColumnNames
 from .pairs import SUFFIXES
 
 
@@ -54,7 +55,7 @@ def _is_known(name: str, names: set[str]) -> bool:
 
 def find_columns(
     features: Features, image_column: str | None = None, annotation_column: str | None = None, source: str = "dataset"
-) -> tuple[str, str]:
+) -> ColumnNames:
     """
     The columns of images and of label maps: those that are named, or else those whose names and types tell. A column
     of images with an unknown name is taken when it is the only one left.
@@ -76,7 +77,7 @@ def find_columns(
     >>> from segmenter_hf.data.columns import find_columns
 
     >>> find_columns(Features({"pixel_values": Image(), "label": Image(), "scene": Value("string")}))
-    ('pixel_values', 'label')
+    ColumnNames(image='pixel_values', annotation='label')
 
     ```"""
     candidates = [name for name, feature in features.items() if is_image_feature(feature)]
@@ -110,7 +111,7 @@ def find_columns(
         annotation_column = _choose(
             "annotation", known_annotations, free, known_images, image_column, features, source
         )
-    return image_column, annotation_column
+    return ColumnNames(image_column, annotation_column)
 
 
 def _choose(flag, known, free, known_others, other_column, features, source) -> str:

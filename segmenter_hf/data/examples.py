@@ -6,7 +6,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image as PILImage
 
@@ -18,6 +18,23 @@ EXAMPLE_ERRORS = (
     *(EOFError, OSError, OverflowError, SyntaxError, ValueError, struct.error, zlib.error),
     PILImage.DecompressionBombError,
 )
+
+
+class ColumnNames(NamedTuple):
+    """
+    Names of the two columns of a dataset. Once it is loaded, they are those of [`COLUMNS`], and what they were called
+    before is kept in one of these.
+
+    Args:
+        image (`str`): The column of the images.
+        annotation (`str`): The column of the label maps.
+    """
+
+    image: str
+    annotation: str
+
+
+COLUMNS = ColumnNames("image", "annotation")
 
 
 class ExampleError(ValueError):
@@ -50,6 +67,20 @@ def require_length(examples: Any):
         )
 
 
+def require_columns(examples: Any, columns: Sequence[str] = COLUMNS):
+    """
+    Raises:
+        ValueError: for what [`require_length`] refuses, and for datasets whose columns are called differently.
+    """
+    require_length(examples)
+    found = getattr(examples, "column_names", columns)
+    if not set(columns) <= set(found):
+        raise ValueError(
+            f"Expected examples with the columns {' and '.join(columns)}, got {found}. Rename yours: "
+            '`dataset.rename_columns({"photo": "image", "mask": "annotation"})`.'
+        )
+
+
 class ExampleFile:
     """
     An image as `datasets` stores it.
@@ -77,19 +108,17 @@ class ExampleReader:
     regular files only, whatever texts they hold, and images with all bits and bands.
 
     Args:
-        examples (`Sequence[dict]`): Of images and label maps, such as a `datasets.Dataset`.
-        image_column (`str`, *optional*): Column of the images; `None` leaves them out.
-        annotation_column (`str`, *optional*): Column of the label maps; likewise.
+        examples (`Sequence[dict]`): With an `image` and an `annotation` each, such as a `datasets.Dataset`.
+        columns (`Sequence[str]`, *optional*): Those to read. Default: both.
 
     Raises:
-        ValueError: for streaming datasets.
+        ValueError: for streaming datasets, and those without these columns.
     """
 
-    def __init__(self, examples: Sequence[dict[str, Any]], image_column: str | None, annotation_column: str | None):
-        require_length(examples)
+    def __init__(self, examples: Sequence[dict[str, Any]], columns: Sequence[str] = COLUMNS):
+        require_columns(examples, columns)
         self.examples = examples
-        columns = ((image_column, "image"), (annotation_column, "label map"))
-        self.columns = {column: what for column, what in columns if column is not None}
+        self.columns = {column: {"image": "image", "annotation": "label map"}[column] for column in columns}
         # Of the columns that are decoded here, the mode that images are converted to, if any.
         self.modes: dict[str, str | None] = {}
         # A format or a transform of the user's decides on what is read.
@@ -198,4 +227,14 @@ def _count_rows(files: tuple[str, ...]) -> dict[str, int]:
     return {file: pq.read_metadata(file).num_rows for file in parquet}
 
 
-__all__ = ["ExampleError", "ExampleFile", "ExampleReader", "remember_files", "require_length", "row_name"]
+__all__ = [
+    "COLUMNS",
+    "ColumnNames",
+    "ExampleError",
+    "ExampleFile",
+    "ExampleReader",
+    "remember_files",
+    "require_columns",
+    "require_length",
+    "row_name",
+]

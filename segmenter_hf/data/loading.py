@@ -15,7 +15,7 @@ from PIL import Image as PILImage
 from ..image_processing_pil_segmenter import to_labels
 from ..inputs import check_regular_file
 from .columns import find_columns, is_array_feature
-from .examples import remember_files
+from .examples import COLUMNS, ColumnNames, remember_files
 from .label_names import FILE_NAME, find_label_names, label_names_of_features, load_label_names
 from .pairs import KNOWN_SPLITS, LAYOUTS, canonical_split, load_pairs, name_some, similar_split
 
@@ -37,18 +37,17 @@ class SegmentationData:
 
     Args:
         source (`str`): Where it is from.
-        splits (`DatasetDict`): Its splits, each with the two columns below; images are decoded when they are read.
+        splits (`DatasetDict`): Its splits, each with the columns `image` and `annotation`, which are decoded when they
+            are read. Label maps are not converted: palette files keep their indices.
         id2label (`dict[int, str]`): The name of each label.
-        image_column (`str`): Column of the images.
-        annotation_column (`str`): Column of the label maps. They are not converted: palette files keep their indices.
+        original_columns ([`ColumnNames`]): What the two columns are called in the source.
         held_out_share (`float`, *optional*): The share of the training split that became the validation split.
     """
 
     source: str
     splits: DatasetDict
     id2label: dict[int, str]
-    image_column: str
-    annotation_column: str
+    original_columns: ColumnNames
     held_out_share: float | None = None
 
     @property
@@ -122,7 +121,7 @@ def load_segmentation_data(
     >>> from segmenter_hf.data.loading import load_segmentation_data
 
     >>> data = load_segmentation_data("path/to/ADEChallengeData2016", labels="ade20k")  # doctest: +SKIP
-    >>> data.split("validation")[0][data.annotation_column]  # doctest: +SKIP
+    >>> data.split("validation")[0]["annotation"]  # doctest: +SKIP
     <PIL.PngImagePlugin.PngImageFile image mode=L size=683x512>
 
     ```"""
@@ -147,17 +146,17 @@ def load_segmentation_data(
             f"{source} has no id2label.json, and its features name no classes. Add that file, which names each label "
             'like {"0": "sky", "1": "building"}, or name one, or a built-in set, with --labels.'
         )
-    image_column, annotation_column = find_columns(features, image_column, annotation_column, source)
+    columns = find_columns(features, image_column, annotation_column, source)
     for name, split in list(splits.items()):
-        missing = [column for column in (image_column, annotation_column) if column not in split.column_names]
+        missing = [column for column in columns if column not in split.column_names]
         if missing:
             # Test images are often published without label maps.
             message = "%s: the %s split is left out, which has the columns %s, not %s."
             logger.warning(message, source, name, split.column_names, " and ".join(missing))
             del splits[name]
         else:
-            splits[name] = _select_images(split, image_column, annotation_column)
-    data = SegmentationData(source, splits, id2label, image_column, annotation_column)
+            splits[name] = _select_images(split, columns)
+    data = SegmentationData(source, splits, id2label, columns)
     if train_val_split is not None and _find_split(splits, "validation") is None:
         train = data.split(train_split, "--train_split")
         known = _find_split(splits, train_split)
@@ -174,14 +173,14 @@ def load_segmentation_data(
         splits[_find_split(splits, train_split)], splits["validation"] = parts["train"], parts["test"]
         data = replace(data, held_out_share=train_val_split)
     sizes = {name: len(split) for name, split in splits.items()}
-    logger.info("%s: %s images, columns %s and %s.", source, sizes, image_column, annotation_column)
+    logger.info("%s: %s images, columns %s and %s.", source, sizes, *columns)
     return data
 
 
-def _select_images(split: Dataset, image_column: str, annotation_column: str) -> Dataset:
-    """The two columns as images. Others would be decoded with each row."""
-    split = split.select_columns([image_column, annotation_column])
-    for column in (image_column, annotation_column):
+def _select_images(split: Dataset, columns: ColumnNames) -> Dataset:
+    """The two columns as images, called `image` and `annotation`. Others would be decoded with each row."""
+    split = split.select_columns(list(columns))
+    for column in columns:
         if is_array_feature(split.features[column]):
             features = Features({**split.features, column: Image()})
             settings = {"with_indices": True, "features": features, "writer_batch_size": 16}
@@ -190,7 +189,8 @@ def _select_images(split: Dataset, image_column: str, annotation_column: str) ->
         # Without a mode, palette files keep their indices.
         elif split.features[column] != Image():
             split = split.cast_column(column, Image())
-    return split
+    # This comes last, so that errors of the rows above have the names that users know.
+    return split.rename_columns(dict(zip(columns, COLUMNS, strict=True)))
 
 
 def array_to_image(example: dict, index: int, column: str) -> dict:
@@ -210,29 +210,6 @@ def array_to_image(example: dict, index: int, column: str) -> dict:
     # The type of the column says little: lists are of 64 bits.
     sufficient = [each for each in (np.uint8, np.uint16) if labels.max() <= np.iinfo(each).max]
     return {column: PILImage.fromarray(labels.astype([*sufficient, np.int32][0]))}
-
-
-def load_segmentation_dataset(
-    source: str, image_column: str = "image", annotation_column: str = "annotation"
-) -> tuple[DatasetDict, dict[int, str]]:
-    """The splits and the label names of `load_segmentation_data`, where the names of the columns are known."""
-    data = load_segmentation_data(source, image_column=image_column, annotation_column=annotation_column)
-    return data.splits, data.id2label
-
-
-def load_id2label(source: str) -> dict[int, str]:
-    """
-    The label names in `id2label.json` of a folder or of a dataset on the Hub, in the order of the labels.
-
-    Raises:
-        ValueError: if there is no such file, or the labels are not 0, 1, 2...
-    """
-    id2label = find_label_names(source)
-    if id2label is None:
-        raise ValueError(
-            f'{source} has no id2label.json. Add one that names each label: {{"0": "sky", "1": "building"}}.'
-        )
-    return id2label
 
 
 def _load_splits(
@@ -347,10 +324,4 @@ def _load_dataset(source: str, path: str, **settings) -> DatasetDict:
         raise ValueError(f"{source} cannot be loaded: {reason}{remedy}") from error
 
 
-__all__ = [
-    "SegmentationData",
-    "array_to_image",
-    "load_id2label",
-    "load_segmentation_data",
-    "load_segmentation_dataset",
-]
+__all__ = ["SegmentationData", "array_to_image", "load_segmentation_data"]

@@ -15,7 +15,6 @@ def compute_image_statistics(
     examples: Sequence[dict[str, Any]],
     num_channels: int = 3,
     max_value: int = 65535,
-    image_column: str = "image",
     show_progress: bool = False,
 ) -> tuple[list[float], list[float]]:
     """
@@ -23,10 +22,9 @@ def compute_image_statistics(
     `image_mean` and `image_std`: from 0 to 1.
 
     Args:
-        examples (`Sequence[dict]`): Of images, such as a split of a `datasets.Dataset`.
+        examples (`Sequence[dict]`): With an `image` each, such as a split of a `datasets.Dataset`.
         num_channels (`int`, *optional*, defaults to 3): Number of bands. Of 3, images are converted to RGB.
         max_value (`int`, *optional*, defaults to 65535): What 16-bit images hold at most.
-        image_column (`str`, *optional*, defaults to `"image"`): Key of the images.
         show_progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
 
     Returns:
@@ -42,7 +40,7 @@ def compute_image_statistics(
         image_mean=[0.0] * num_channels,
         image_std=[1.0] * num_channels,
     )
-    reader = ExampleReader(examples, image_column, None)
+    reader = ExampleReader(examples, ["image"])
     # Of bytes, which are added up without rounding in any order.
     number, total, total_of_squares = 0, np.zeros(num_channels), np.zeros(num_channels)
     for index in tqdm(range(len(reader)), desc="Reading images", unit="image", disable=not show_progress):

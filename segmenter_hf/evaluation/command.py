@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
+from datasets import Dataset
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, BaseImageProcessor, PreTrainedModel
 
 from ..data.checks import check_splits
@@ -69,8 +70,6 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         check_splits(
             {args.split: examples},
             id2label,
-            image_column=data.image_column,
-            annotation_column=data.annotation_column,
             ignore_index=model.config.semantic_loss_ignore_index,
             do_reduce_labels=image_processor.do_reduce_labels,
             image_processor=image_processor,
@@ -78,7 +77,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         # What cannot be read should fail now, not after the work.
         data_fingerprint = None
         if state.is_main_process:
-            data_fingerprint = fingerprint(examples, data.image_column, data.annotation_column)
+            data_fingerprint = fingerprint(examples)
     except ModuleNotFoundError:
         raise
     except (ImportError, OSError, ValueError) as error:
@@ -96,8 +95,6 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             model.to(device),
             image_processor,
             examples,
-            data.image_column,
-            data.annotation_column,
             show_progress=True,
             worst_cases=worst_cases,
             **protocol,
@@ -130,7 +127,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             if args.output_file is not None:
                 write_results_file(results, args.output_file)
     if worst_cases is not None:
-        draw_worst_cases(worst_cases, args.worst_cases_dir, examples, data, image_processor, model.config)
+        draw_worst_cases(worst_cases, args.worst_cases_dir, examples, image_processor, model.config)
     state.wait_for_everyone()
     return results
 
@@ -247,15 +244,10 @@ def find_classes(names: list[str], id2label: dict[int, str]) -> list[int]:
 
 
 def draw_worst_cases(
-    worst_cases: WorstCases,
-    folder: Path,
-    examples,
-    data: SegmentationData,
-    image_processor: BaseImageProcessor,
-    config,
+    worst_cases: WorstCases, folder: Path, examples: Dataset, image_processor: BaseImageProcessor, config
 ):
     """Writes a picture for each, whose name begins with the score in percent."""
-    reader = ExampleReader(examples, data.image_column, data.annotation_column)
+    reader = ExampleReader(examples)
     for index, score, prediction in worst_cases.select():
         image, annotation = reader[index]
         image = make_photo(image, image_processor)

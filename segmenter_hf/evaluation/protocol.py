@@ -34,8 +34,6 @@ def evaluate_sliding_window(
     model: nn.Module,
     image_processor: BaseImageProcessor,
     examples: Sequence[Mapping[str, Any]],
-    image_column: str = "image",
-    annotation_column: str = "annotation",
     window_batch_size: int = 8,
     autocast_dtype: torch.dtype | None = None,
     show_progress: bool = False,
@@ -55,9 +53,8 @@ def evaluate_sliding_window(
         model ([`SegmenterForSemanticSegmentation`]):
             Evaluated where it is, in evaluation mode. May be wrapped by PEFT, FSDP or DeepSpeed.
         image_processor ([`SegmenterImageProcessor`]): Its window, stride, sizes and normalisation are the protocol.
-        examples (sequence of `dict`, such as a `datasets.Dataset`): Each with an image and a label map of its size.
-        image_column (`str`, *optional*, defaults to `"image"`): Key of the images.
-        annotation_column (`str`, *optional*, defaults to `"annotation"`): Key of the label maps.
+        examples (sequence of `dict`, such as a `datasets.Dataset`): Each with an `image` and an `annotation`, the
+            label map of its size.
         window_batch_size (`int`, *optional*, defaults to 8): Windows of one image that are fed at once.
         autocast_dtype (`torch.dtype`, *optional*): Runs the model under autocast of this dtype.
         show_progress (`bool`, *optional*, defaults to `False`): Whether the first process shows a progress bar.
@@ -76,7 +73,7 @@ def evaluate_sliding_window(
         NonFiniteScoresError: if the model's scores are NaN or infinite.
         ValueError: if there are no examples, or the dataset is a streaming one.
     """
-    reader = ExampleReader(examples, image_column, annotation_column)
+    reader = ExampleReader(examples)
     if not len(examples):
         raise ValueError("There are no examples to evaluate on.")
     rank, num_processes = _rank_and_number_of_processes()

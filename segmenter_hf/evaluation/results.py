@@ -21,7 +21,7 @@ from transformers import BaseImageProcessor
 
 import segmenter_hf
 
-from ..data.examples import require_length
+from ..data.examples import COLUMNS, require_columns
 from ..inputs import read_bytes
 from ..outputs import write_text
 from ..redaction import drop_secrets
@@ -33,22 +33,21 @@ FIGURES = ("mean_iou", "mean_accuracy", "overall_accuracy", "loss")
 FIGURES_OF_CLASSES = ("per_category_iou", "per_category_accuracy")
 
 
-def fingerprint(examples: Dataset, image_column: str = "image", annotation_column: str = "annotation") -> str:
+def fingerprint(examples: Dataset) -> str:
     """
     SHA-256 of the encoded images and label maps of a split, in order: the same for the same data, whatever its path,
-    format and columns are called.
+    format and columns were called before it was loaded.
 
     Raises:
-        ValueError: for streaming datasets, and files that are no regular ones.
+        ValueError: for streaming datasets, those without these columns, and files that are no regular ones.
     """
-    require_length(examples)
-    columns = [image_column, annotation_column]
-    encoded = examples.with_format(None).select_columns(columns)
-    for column in columns:
+    require_columns(examples)
+    encoded = examples.with_format(None).select_columns(list(COLUMNS))
+    for column in COLUMNS:
         encoded = encoded.cast_column(column, Image(decode=False))
     digest = hashlib.sha256()
     for example in encoded:
-        for column in columns:
+        for column in COLUMNS:
             file = example[column]
             contents = file["bytes"] if file["bytes"] is not None else read_bytes(file["path"])
             # The length goes first, so that the same bytes differ when they are divided into other files.

@@ -97,7 +97,7 @@ def record(
             "config_name": data_args.dataset_config_name,
             "split": data_args.validation_split,
             "num_split_images": len(setup.data.split(data_args.validation_split)),
-            "fingerprint": fingerprint(setup.eval_dataset, setup.data.image_column, setup.data.annotation_column),
+            "fingerprint": fingerprint(setup.eval_dataset),
         },
         ignore_index=model.config.semantic_loss_ignore_index,
         window_batch_size=run.args.per_device_eval_batch_size,

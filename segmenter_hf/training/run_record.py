@@ -167,7 +167,7 @@ def describe_settings(
     """
     # On several devices in one process, that of all.
     per_device = getattr(args, "train_batch_size", args.per_device_train_batch_size)
-    data, columns = setup.data, (setup.data.image_column, setup.data.annotation_column)
+    data = setup.data
     config = setup.model.config.to_dict()
     own = SegmenterConfig.__annotations__.keys() - {"palette"}
     image_processor = json.loads(setup.image_processor.to_json_string())
@@ -178,9 +178,9 @@ def describe_settings(
         "recipe": recipe.name,
         "train_data": {
             "num_images": len(setup.train_dataset),
-            "sha256": fingerprint(setup.train_dataset.examples, *columns),
+            "sha256": fingerprint(setup.train_dataset.examples),
         },
-        "validation_data": fingerprint(setup.eval_dataset, *columns) if selection is not None else None,
+        "validation_data": fingerprint(setup.eval_dataset) if selection is not None else None,
         "selection": selection,
         "num_labels": data.num_labels,
         "labels": {str(index): name for index, name in data.id2label.items()},

@@ -172,8 +172,6 @@ def _train(
             train_dataset=setup.train_dataset,
             eval_dataset=setup.eval_dataset,
             processing_class=setup.image_processor,
-            image_column=setup.data.image_column,
-            annotation_column=setup.data.annotation_column,
             class_weights=setup.class_weights,
         )
     # It checks arguments too, against each other and the machine.

@@ -66,10 +66,8 @@ class TrainingDataset(Dataset):
     Augmented pairs of image and label map.
 
     Args:
-        examples (`Sequence[dict]`): Of images and label maps, such as a `datasets.Dataset`.
+        examples (`Sequence[dict]`): With an `image` and an `annotation` each, such as a `datasets.Dataset`.
         augmentation ([`SegmentationAugmentation`]): Makes each of them a sample.
-        image_column (`str`): Column of the images.
-        annotation_column (`str`): Column of the label maps.
         seed (`int`): That of the run.
 
     Raises:
@@ -80,12 +78,10 @@ class TrainingDataset(Dataset):
         self,
         examples: Sequence[dict[str, Any]],
         augmentation: SegmentationAugmentation,
-        image_column: str,
-        annotation_column: str,
         seed: int,
     ):
         self.examples = examples
-        self.reader = ExampleReader(examples, image_column, annotation_column)
+        self.reader = ExampleReader(examples)
         self.augmentation = augmentation
         self.seed = seed
 

@@ -32,8 +32,6 @@ class SegmentationTrainer(Trainer):
     Args:
         train_dataset ([`TrainingDataset`], *optional*):
             Its order is that of [`EpochSampler`], with the seed of the arguments.
-        image_column (`str`, *optional*, defaults to `"image"`): Column of the images of `eval_dataset`.
-        annotation_column (`str`, *optional*, defaults to `"annotation"`): Column of its label maps.
         class_weights (`torch.Tensor` of shape `(num_labels,)`, *optional*): Weights of the labels in the loss.
 
     Attributes:
@@ -45,8 +43,6 @@ class SegmentationTrainer(Trainer):
     def __init__(
         self,
         *args,
-        image_column: str = "image",
-        annotation_column: str = "annotation",
         class_weights: torch.Tensor | None = None,
         **kwargs,
     ):
@@ -57,8 +53,6 @@ class SegmentationTrainer(Trainer):
                 if split is not None:
                     require_length(split)
         super().__init__(*args, **kwargs)
-        self.image_column = image_column
-        self.annotation_column = annotation_column
         self.class_weights = class_weights
         self.last_evaluation: dict[str, Any] | None = None
         self.course: Course | None = None
@@ -186,8 +180,6 @@ class SegmentationTrainer(Trainer):
             model,
             self.processing_class,
             dataset,
-            image_column=self.image_column,
-            annotation_column=self.annotation_column,
             window_batch_size=self.args.eval_batch_size,
             autocast_dtype=evaluation_dtype(self.args),
         )

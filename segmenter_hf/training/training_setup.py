@@ -34,7 +34,7 @@ class TrainingSetup:
     What a run starts with.
 
     Args:
-        data ([`SegmentationData`]): The dataset, with its label names and columns.
+        data ([`SegmentationData`]): The dataset, with its label names.
         train_dataset ([`TrainingDataset`], *optional*): Augmented samples; `None` where the run only evaluates.
         eval_dataset (`Dataset`): Images and label maps as they are.
         image_processor ([`SegmenterImageProcessor`]): What training, its evaluation and later inference share.
@@ -104,8 +104,6 @@ def prepare(
         check_splits(
             {name: examples for name, examples in splits.items() if examples is not None},
             data.id2label,
-            image_column=data.image_column,
-            annotation_column=data.annotation_column,
             do_reduce_labels=image_processor.do_reduce_labels,
             image_processor=image_processor,
             sample_size=None if data_args.check_all_examples else NUM_CHECKED,
@@ -117,9 +115,7 @@ def prepare(
 
     class_weights = None
     if method_args.class_balance:
-        counts = count_labels(
-            train_examples, data.annotation_column, data.num_labels, image_processor.do_reduce_labels
-        )
+        counts = count_labels(train_examples, data.num_labels, image_processor.do_reduce_labels)
         class_weights = balanced_class_weights(counts, method_args.class_balance)
     if method_args.use_peft:
         model = add_adapters(model, method_args)
@@ -129,7 +125,7 @@ def prepare(
         data_args.max_class_share,
         data_args.photometric_distortion,
     )
-    train_dataset = TrainingDataset(train_examples, augmentation, data.image_column, data.annotation_column, seed)
+    train_dataset = TrainingDataset(train_examples, augmentation, seed)
     start = load_starting_weights(
         model_args.model_name_or_path, model_args.model_revision, model_args.cache_dir, model_args.token
     )
@@ -156,8 +152,6 @@ def leave_out_unreadable(
     own = find_unreadable(
         examples,
         image_processor,
-        image_column=data.image_column,
-        annotation_column=data.annotation_column,
         indices=range(rank, len(examples), num_processes),
     )
     unreadable = {index: name for names in _gather(own) for index, name in names.items()}
@@ -173,12 +167,10 @@ def leave_out_unreadable(
     return examples.select([index for index in range(len(examples)) if index not in unreadable])
 
 
-def count_labels(
-    examples: Dataset, annotation_column: str, num_labels: int, do_reduce_labels: bool = False
-) -> torch.Tensor:
+def count_labels(examples: Dataset, num_labels: int, do_reduce_labels: bool = False) -> torch.Tensor:
     """Number of pixels of each label in a split, `(num_labels,)`; labels beyond are ignored ones."""
     counts = torch.zeros(num_labels, dtype=torch.int64)
-    reader = ExampleReader(examples, None, annotation_column)
+    reader = ExampleReader(examples, ["annotation"])
     for index in range(len(reader)):
         with reader.naming(index, "Training example"):
             (annotation,) = reader[index]

@@ -322,8 +322,6 @@ class Loop:
             self.model if self.is_sharded else self.unwrapped_model,
             self.setup.image_processor,
             self.setup.eval_dataset,
-            image_column=self.setup.data.image_column,
-            annotation_column=self.setup.data.annotation_column,
             window_batch_size=self.args.per_device_eval_batch_size,
             autocast_dtype=self.evaluation_dtype,
         )

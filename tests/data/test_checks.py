@@ -17,10 +17,10 @@ from tests.data.datasets_on_disk import make_image, make_label_map
 NAMES = {0: "sky", 1: "pedestrian crossing", 2: "car"}
 
 
-def make_split(*annotations, image_column="image", annotation_column="annotation") -> Dataset:
+def make_split(*annotations) -> Dataset:
     """With embedded files."""
     maps = [each if isinstance(each, Image.Image) else make_label_map(each) for each in annotations]
-    columns = {image_column: [make_image() for _ in maps], annotation_column: maps}
+    columns = {"image": [make_image() for _ in maps], "annotation": maps}
     return Dataset.from_dict(columns, features=Features({name: ImageFeature() for name in columns}))
 
 
@@ -73,15 +73,14 @@ def test_sample_is_the_same_each_time():
 
 
 def test_files_are_named_by_row_where_they_are_embedded():
-    columns = {"image_column": "img", "annotation_column": "mask"}
-    split = make_split((0, 1, 2), (0, 1, 9), **columns)
-    report = check_labels(split, 3, split="validation", **columns)
+    split = make_split((0, 1, 2), (0, 1, 9))
+    report = check_labels(split, 3, split="validation")
     assert report.errors[0].files == ["row 1 of validation"]
     # The transform of training is not run.
     split = split.with_transform(lambda batch: 1 / 0)
-    assert check_labels(split, 3, **columns).errors[0].files == ["row 1 of train"]
+    assert check_labels(split, 3).errors[0].files == ["row 1 of train"]
     # The rows are those of what is checked.
-    assert check_labels(split.select([1]), 3, **columns).errors[0].files == ["row 0 of train"]
+    assert check_labels(split.select([1]), 3).errors[0].files == ["row 0 of train"]
 
 
 def test_names_of_embedded_files(tmp_path):
@@ -159,7 +158,7 @@ def test_label_maps_that_are_arrays(dtype, odd):
         check_labels(Dataset.from_dict(columns, features=features), 3)
 
 
-def test_streaming_datasets_are_refused_with_a_remedy():
+def test_other_datasets_are_refused_with_a_remedy():
     split = make_split((0, 1, 2))
     stream = split.to_iterable_dataset()
     for streams in (stream, {"train": stream}, IterableDatasetDict({"train": stream})):
@@ -169,6 +168,10 @@ def test_streaming_datasets_are_refused_with_a_remedy():
         check_splits(split, NAMES)
     with pytest.raises(ValueError, match=r"examples of one split, got DatasetDict of train\. Pass one"):
         check_labels(DatasetDict({"train": split}), 3)
-    # As the remedy says.
+    renamed = split.rename_columns({"image": "photo", "annotation": "mask"})
+    with pytest.raises(ValueError, match=r"columns image and annotation, got \['photo', 'mask'\]\. Rename yours: "):
+        check_labels(renamed, 3)
+    # These are the remedies.
+    assert check_labels(renamed.rename_columns({"photo": "image", "mask": "annotation"}), 3).findings == []
     stored = Dataset.from_generator(lambda: iter(stream), features=stream.features)
     assert check_labels(stored, 3).findings == []

@@ -98,7 +98,7 @@ def test_pixels_are_those_of_datasets(tmp_path, is_embedded):
             path = save(image, tmp_path / name / f"{index}.png", exif=image.getexif())
             rows[name].append({"bytes": path.read_bytes() if is_embedded else None, "path": str(path)})
     dataset = Dataset.from_dict(rows, features=FEATURES)
-    reader = ExampleReader(dataset, "image", "annotation")
+    reader = ExampleReader(dataset)
     assert len(reader) == 3
     for index in range(3):
         for read, column in zip(reader[index], ("image", "annotation"), strict=True):
@@ -107,10 +107,10 @@ def test_pixels_are_those_of_datasets(tmp_path, is_embedded):
             np.testing.assert_array_equal(np.asarray(read), np.asarray(expected))
     # A mode that the dataset asks for is that of what is read.
     grey = dataset.cast_column("image", ImageFeature(mode="L"))
-    assert ExampleReader(grey, "image", "annotation")[0][0].mode == "L"
+    assert ExampleReader(grey)[0][0].mode == "L"
     # Transforms of users decide what is read.
     changed = dataset.with_transform(lambda batch: {"image": [1], "annotation": [2]})
-    assert ExampleReader(changed, "image", "annotation")[0] == (1, 2)
+    assert ExampleReader(changed)[0] == (1, 2)
 
 
 @pytest.mark.parametrize(("spoil", "reason"), SPOILT)
@@ -135,7 +135,7 @@ def test_training_says_in_one_line_which_file_is_bad(dataset, tmp_path, spoil, r
 
 def samples_of(dataset) -> TrainingDataset:
     processor = SegmenterImageProcessorPil(crop_size={"height": 32, "width": 32})
-    return TrainingDataset(dataset, SegmentationAugmentation(processor), "image", "annotation", seed=0)
+    return TrainingDataset(dataset, SegmentationAugmentation(processor), seed=0)
 
 
 @pytest.mark.slow
@@ -178,7 +178,7 @@ def test_large_texts_and_profiles_do_not_keep_images_from_being_read(chunks, mon
     dataset = Dataset.from_dict(
         {"image": [{"bytes": content, "path": None}], "annotation": [make_label_map()]}, features=FEATURES
     )
-    image = ExampleReader(dataset, "image", "annotation")[0][0]
+    image = ExampleReader(dataset)[0][0]
     np.testing.assert_array_equal(np.asarray(image), np.asarray(make_image()))
     assert image.info["Title"] == "kept"
 
@@ -187,7 +187,7 @@ def test_orientations_in_texts_are_kept_beside_large_ones():
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
     content = png_with((b"zTXt", b"workflow\0\0" + LARGE), (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp))
     rows = {"image": [{"bytes": content, "path": None}], "annotation": [make_label_map()]}
-    image, _ = ExampleReader(Dataset.from_dict(rows, features=FEATURES), "image", "annotation")[0]
+    image, _ = ExampleReader(Dataset.from_dict(rows, features=FEATURES))[0]
     assert image.size == (40, 60)
 
 
@@ -195,7 +195,7 @@ def test_links_to_regular_files_are_read(dataset, tmp_path):
     file = tmp_path / "images" / "1.png"
     file.rename(tmp_path / "elsewhere.png")
     file.symlink_to(tmp_path / "elsewhere.png")
-    image, _ = ExampleReader(dataset, "image", "annotation")[1]
+    image, _ = ExampleReader(dataset)[1]
     np.testing.assert_array_equal(np.asarray(image), np.asarray(make_image(seed=1)))
 
 
@@ -210,7 +210,7 @@ def test_embedded_files_are_named_by_their_parquet_file(tmp_path):
     )
     found = set()
     for split in data.splits.values():
-        reader = ExampleReader(split, "image", "annotation")
+        reader = ExampleReader(split)
         for index in range(len(reader)):
             row, part = re.fullmatch(
                 r"row (\d) of .*data/train-0000(\d)-of-00002\.parquet", reader.describe(index)
@@ -224,7 +224,7 @@ def test_embedded_files_are_named_by_their_parquet_file(tmp_path):
 def test_names_in_an_embedded_row_come_with_it():
     embedded = {"bytes": b"", "path": "0.jpg"}
     rows = {"image": [embedded, None], "annotation": [{**embedded, "path": "0.png"}, None]}
-    reader = ExampleReader(Dataset.from_dict(rows, features=FEATURES), "image", "annotation")
+    reader = ExampleReader(Dataset.from_dict(rows, features=FEATURES))
     assert reader.describe(0) == "row 0 of the dataset (0.jpg, 0.png)"
     assert reader.describe(1) == "row 1 of the dataset"
     with pytest.raises(ExampleError, match="the image cannot be read: there is none"):
@@ -234,7 +234,7 @@ def test_names_in_an_embedded_row_come_with_it():
 
 def test_examples_that_are_stored_nowhere_have_numbers():
     examples = [{"image": make_image(), "annotation": make_label_map(width=3)}]
-    reader = ExampleReader(examples, "image", "annotation")
+    reader = ExampleReader(examples)
     with pytest.raises(ExampleError, match=r"^Example 0 cannot be used: no\.$"):
         with reader.naming(0):
             raise ValueError("no.")
@@ -276,7 +276,7 @@ def test_16_bit_files_train_and_are_scored_as_their_8_bit_copies(tmp_path, bits,
             image_std=[0.2] * bands,
             max_value=max_value,
         )
-        dataset = TrainingDataset(examples, SegmentationAugmentation(image_processor), "image", "annotation", seed=0)
+        dataset = TrainingDataset(examples, SegmentationAugmentation(image_processor), seed=0)
         samples.append(torch.stack([dataset[index]["pixel_values"] for index in range(3)]))
         for multi_scale in (False, True):
             found = evaluate_sliding_window(model, image_processor, examples, multi_scale=multi_scale)
@@ -308,7 +308,7 @@ class Stream(IterableDataset):
         require_length,
         fingerprint,
         lambda examples: evaluate_sliding_window(None, None, examples),
-        lambda examples: TrainingDataset(examples, None, "image", "annotation", seed=0),
+        lambda examples: TrainingDataset(examples, None, seed=0),
         lambda examples: SegmentationTrainer(train_dataset=examples),
         lambda examples: SegmentationTrainer(eval_dataset=examples),
     ],
@@ -328,7 +328,7 @@ def test_archive_members_are_named(tmp_path):
     (tmp_path / "content" / "id2label.json").unlink()
     shutil.make_archive(tmp_path / "dataset" / "train", "zip", tmp_path / "content")
     data = load_segmentation_data(tmp_path / "dataset", labels="camvid", cache_dir=tmp_path / "cache")
-    reader = ExampleReader(data.split("train"), data.image_column, data.annotation_column)
+    reader = ExampleReader(data.split("train"))
     with pytest.raises(ExampleError, match=r"zip://images/2\.jpg::\S*train\.zip, .*truncated"):
         with reader.naming(2):
             reader[2]

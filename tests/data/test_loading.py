@@ -15,7 +15,8 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List, 
 from datasets import Image as ImageFeature
 
 from segmenter_hf.data.checks import check_labels
-from segmenter_hf.data.loading import load_id2label, load_segmentation_data, load_segmentation_dataset
+from segmenter_hf.data.loading import load_segmentation_data
+from segmenter_hf.evaluation.results import fingerprint
 from tests.common import REPOSITORY
 from tests.data.datasets_on_disk import make_image, make_label_map, write_ade20k, write_pairs
 
@@ -54,11 +55,11 @@ def check(data, image_column="image", annotation_column="annotation", sizes=(6, 
     )
     assert data.id2label == {0: "sky", 1: "road", 2: "car"}
     assert data.num_labels == 3
-    assert (data.image_column, data.annotation_column) == (image_column, annotation_column)
+    assert data.original_columns == (image_column, annotation_column)
     for split in data.splits.values():
-        assert split.column_names == [image_column, annotation_column]
-        assert split[0][image_column].size == (60, 40)
-        assert np.unique(split[0][annotation_column]).tolist() == [0, 1, 2]
+        assert split.column_names == ["image", "annotation"]
+        assert split[0]["image"].size == (60, 40)
+        assert np.unique(split[0]["annotation"]).tolist() == [0, 1, 2]
 
 
 def test_parquet_folder_with_other_columns(tmp_path):
@@ -147,10 +148,10 @@ def test_label_maps_that_are_arrays(tmp_path):
         split = load_segmentation_data(tmp_path / str(number), labels="camvid").splits["train"]
         for row, image, expected in zip(split, images, maps, strict=True):
             np.testing.assert_array_equal(np.asarray(row["image"]), np.asarray(image))
-            assert (row["label"] is None) == (expected is None)
+            assert (row["annotation"] is None) == (expected is None)
             if expected is not None:
-                np.testing.assert_array_equal(np.asarray(row["label"]), expected)
-        assert [label and label.mode for label in split["label"]] == ["L", "I;16", "I", None]
+                np.testing.assert_array_equal(np.asarray(row["annotation"]), expected)
+        assert [label and label.mode for label in split["annotation"]] == ["L", "I;16", "I", None]
 
 
 @pytest.mark.parametrize(("dtype", "odd"), [("int32", -1), ("int64", 2**31), ("uint64", 2**64 - 1), ("int8", -128)])
@@ -174,7 +175,7 @@ def test_arrays_of_booleans_are_masks(tmp_path):
     mask = np.array([[True, False, True], [False, False, True]])
     Dataset.from_dict({"image": [make_image(2, 3)], "mask": [mask]}, features=features).save_to_disk(tmp_path)
     (example,) = load_segmentation_data(tmp_path, labels="camvid").splits["train"]
-    np.testing.assert_array_equal(np.asarray(example["mask"]), mask.astype(np.uint8))
+    np.testing.assert_array_equal(np.asarray(example["annotation"]), mask.astype(np.uint8))
 
 
 def test_arrays_that_are_no_label_maps_are_named(tmp_path):
@@ -221,7 +222,7 @@ def test_archive_with_metadata(tmp_path):
     shutil.make_archive(tmp_path / "dataset" / "train", "zip", tmp_path / "content")
     shutil.rmtree(tmp_path / "content")
     data = load_segmentation_data(tmp_path / "dataset", labels="camvid", cache_dir=tmp_path / "cache")
-    report = check_labels(data.split("train"), 3, annotation_column=data.annotation_column)
+    report = check_labels(data.split("train"), 3)
     assert report.findings == [] and report.num_checked == 3
 
 
@@ -272,8 +273,6 @@ def test_missing_names_are_refused(tmp_path):
     folder = write_dataset(tmp_path)
     with pytest.raises(ValueError, match=r"no id2label\.json, and its features name no classes.*--labels"):
         load_segmentation_data(folder)
-    with pytest.raises(ValueError, match=r"id2label\.json"):
-        load_id2label(str(folder))
 
 
 def test_sources_that_are_not_there_are_refused(tmp_path):
@@ -462,13 +461,36 @@ def test_palettes_are_not_converted(tmp_path):
     assert np.unique(data.splits["train"][0]["annotation"]).tolist() == [0, 1, 2]
 
 
-def test_splits_and_names_where_columns_are_known(tmp_path):
-    folder = write_dataset(tmp_path, NAMES, annotation_column="mask")
-    with pytest.raises(ValueError, match=r"\['image', 'mask'\].*annotation"):
-        load_segmentation_dataset(str(folder))
-    splits, id2label = load_segmentation_dataset(str(folder), annotation_column="mask")
-    assert len(splits["train"]) == 6
-    assert id2label == {0: "sky", 1: "road", 2: "car"}
+@pytest.mark.parametrize(
+    ("image_column", "annotation_column", "columns"),
+    [
+        ("pixel", "mask", {}),
+        # These are columns that have one of the two names and hold something else.
+        ("photo", "annotation", {"image": (ImageFeature(), make_image(8, 9))}),
+        ("photo", "mask", {"image": (Value("string"), "0.jpg"), "annotation": (ImageFeature(), make_image(8, 9))}),
+        ("annotation", "image", {}),
+    ],
+)
+def test_columns_that_are_named(tmp_path, image_column, annotation_column, columns):
+    names = {"image_column": image_column, "annotation_column": annotation_column}
+    folder = write_dataset(tmp_path / "other", NAMES, **names, **columns)
+    data = load_segmentation_data(folder, **names)
+    check(data, **names)
+    plain = load_segmentation_data(write_dataset(tmp_path / "plain", NAMES))
+    assert fingerprint(data.split("train")) == fingerprint(plain.split("train"))
+
+
+def test_errors_have_the_names_of_columns_that_users_know(tmp_path):
+    folder = write_dataset(tmp_path, NAMES, image_column="pixel", annotation_column="mask")
+    with pytest.raises(ValueError, match=r"has the columns \['pixel', 'mask'\], expected annotation too"):
+        load_segmentation_data(folder, annotation_column="annotation")
+
+
+def test_formats_that_were_saved_with_the_dataset(tmp_path):
+    make_splits("mask", "photo")["train"].with_format("numpy", columns=["photo", "mask"]).save_to_disk(tmp_path)
+    split = load_segmentation_data(tmp_path, labels="camvid").split("train")
+    assert split.format["type"] == "numpy" and split.format["columns"] == ["image", "annotation"]
+    assert np.unique(split[0]["annotation"]).tolist() == [0, 1, 2]
 
 
 def test_ade20k_as_downloaded(tmp_path):

@@ -58,7 +58,7 @@ def test_ade20k(tmp_path):
 
     data = load_segmentation_data(tmp_path / "out", cache_dir=tmp_path / "cache")
     assert data.id2label == load_label_set("ade20k").id2label
-    assert (data.image_column, data.annotation_column) == ("image", "annotation")
+    assert data.original_columns == ("image", "annotation")
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 3, "validation": 2}
     assert data.splits["train"][0]["image"].size == (60, 40)
     report = check_labels(data.splits["train"], 150, do_reduce_labels=True, id2label=data.id2label)

@@ -271,16 +271,16 @@ def test_examples_that_cannot_be_scored_are_named(model, image_processor, exampl
 
 
 def test_files_of_examples_that_cannot_be_scored_are_named(model, image_processor, tmp_path):
-    columns = {"photo": [], "mask": []}
+    columns = {"image": [], "annotation": []}
     for index in range(2):
-        columns["photo"].append(str(save(make_image(seed=index), tmp_path / f"{index}.png")))
-        columns["mask"].append(str(save(make_label_map(), tmp_path / f"mask_{index}.png")))
-    dataset = Dataset.from_dict(columns, features=Features({"photo": ImageFeature(), "mask": ImageFeature()}))
+        columns["image"].append(str(save(make_image(seed=index), tmp_path / f"{index}.png")))
+        columns["annotation"].append(str(save(make_label_map(), tmp_path / f"mask_{index}.png")))
+    dataset = Dataset.from_dict(columns, features=Features({"image": ImageFeature(), "annotation": ImageFeature()}))
     photo = tmp_path / "1.png"
     photo.write_bytes(photo.read_bytes()[: photo.stat().st_size // 2])
     with pytest.raises(ExampleError, match=rf"Example 1 \({photo}, .*mask_1.png\) cannot be evaluated: .*truncated"):
-        evaluate_sliding_window(model, image_processor, dataset, "photo", "mask")
-    assert evaluate_sliding_window(model, image_processor, dataset.select([0]), "photo", "mask")["num_images"] == 1
+        evaluate_sliding_window(model, image_processor, dataset)
+    assert evaluate_sliding_window(model, image_processor, dataset.select([0]))["num_images"] == 1
 
 
 def test_worst_cases_are_those_with_the_lowest_scores(model, image_processor, examples):

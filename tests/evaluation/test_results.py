@@ -82,12 +82,11 @@ def test_fingerprint_is_of_the_data(tmp_path):
         for index in range(3)
     ]
 
-    def make(pairs, image="image", annotation="annotation"):
-        columns = {image: [str(pair[0]) for pair in pairs], annotation: [str(pair[1]) for pair in pairs]}
-        return Dataset.from_dict(columns, features=Features({image: Image(), annotation: Image()}))
+    def make(pairs):
+        columns = {"image": [str(pair[0]) for pair in pairs], "annotation": [str(pair[1]) for pair in pairs]}
+        return Dataset.from_dict(columns, features=Features({"image": Image(), "annotation": Image()}))
 
     expected = fingerprint(make(files))
-    assert fingerprint(make(files, "photo", "mask"), "photo", "mask") == expected
     embedded = tmp_path / "parquet"
     embedded.mkdir()
     rows = {"image": [{"bytes": pair[0].read_bytes(), "path": None} for pair in files]}

@@ -134,7 +134,7 @@ import sys, numpy
 from segmenter_hf.data.loading import load_segmentation_data
 data = load_segmentation_data("lab/ade")
 for name, split in data.splits.items():
-    print(name, len(split), numpy.unique(split[0][data.annotation_column]).tolist(), len(data.id2label))
+    print(name, len(split), numpy.unique(split[0]['annotation']).tolist(), len(data.id2label))
 """
 
 

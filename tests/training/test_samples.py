@@ -16,14 +16,14 @@ from ..data.datasets_on_disk import make_image, make_label_map
 
 @pytest.fixture
 def dataset():
-    examples = [{"photo": make_image(seed=index), "map": make_label_map()} for index in range(7)]
+    examples = [{"image": make_image(seed=index), "annotation": make_label_map()} for index in range(7)]
     image_processor = SegmenterImageProcessor(
         do_split_image=True,
         size={"shortest_edge": 40, "longest_edge": 160},
         crop_size={"height": 32, "width": 32},
         window_stride=16,
     )
-    return TrainingDataset(examples, SegmentationAugmentation(image_processor), "photo", "map", seed=5)
+    return TrainingDataset(examples, SegmentationAugmentation(image_processor), seed=5)
 
 
 def collect(dataset, epochs=2, **settings):
@@ -85,6 +85,6 @@ def test_the_sampler_survives_accelerate(dataset):
 
 
 def test_errors_name_the_example(dataset):
-    dataset.examples[4]["map"] = Image.fromarray(np.zeros((3, 3), dtype=np.uint8))
+    dataset.examples[4]["annotation"] = Image.fromarray(np.zeros((3, 3), dtype=np.uint8))
     with pytest.raises(ValueError, match=r"Training example 4 cannot be used: .*\(40, 60\), got \(3, 3\)"):
         dataset[Draw(0, 4)]

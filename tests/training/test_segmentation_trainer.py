@@ -35,9 +35,7 @@ def trainer_parts(tmp_path):
     image_processor = SegmenterImageProcessor(
         do_split_image=True, do_resize=False, crop_size={"height": 32, "width": 32}, window_stride=16, patch_size=8
     )
-    train_dataset = TrainingDataset(
-        examples, SegmentationAugmentation(image_processor, (1.0, 1.0)), "image", "annotation", seed=0
-    )
+    train_dataset = TrainingDataset(examples, SegmentationAugmentation(image_processor, (1.0, 1.0)), seed=0)
     arguments = {
         "model": model,
         "args": TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", remove_unused_columns=False),

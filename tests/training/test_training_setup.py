@@ -43,12 +43,12 @@ def test_label_maps_are_checked_before_anything_else(tmp_path):
 
 def test_count_labels_leaves_out_ignored_ones():
     maps = [Image.fromarray(np.array([[0, 0, 255], [1, 2, 2]], dtype=np.uint8))] * 2
-    assert count_labels(Dataset.from_dict({"annotation": maps}), "annotation", 4).tolist() == [4, 2, 4, 0]
+    assert count_labels(Dataset.from_dict({"annotation": maps}), 4).tolist() == [4, 2, 4, 0]
 
 
 def test_count_labels_reduces_them_where_0_is_unlabelled():
     maps = [Image.fromarray(np.array([[0, 1, 255], [1, 2, 3]], dtype=np.uint8))]
-    counts = count_labels(Dataset.from_dict({"annotation": maps}), "annotation", 3, do_reduce_labels=True)
+    counts = count_labels(Dataset.from_dict({"annotation": maps}), 3, do_reduce_labels=True)
     assert counts.tolist() == [2, 1, 1]
 
 
