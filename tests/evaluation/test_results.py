@@ -1,5 +1,6 @@
 """The file of results, and the fingerprint of what was measured on."""
 
+import copy
 import json
 import math
 import zipfile
@@ -11,6 +12,7 @@ from segmenter_hf import SegmenterImageProcessor
 from segmenter_hf.evaluation.results import (
     describe_command,
     fingerprint,
+    have_same_figures,
     make_results,
     read_results_file,
     write_results_file,
@@ -66,6 +68,27 @@ def test_other_files_are_refused(tmp_path, results):
         (tmp_path / "other.json").write_text(json.dumps(contents), encoding="utf-8")
         with pytest.raises(ValueError, match="holds no results of an evaluation: .*protocol"):
             read_results_file(tmp_path / "other.json")
+    with pytest.raises(ValueError, match="`protocol` of the results is 1"):
+        have_same_figures(results, {**results, "protocol": 1})
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "is_same"),
+    [
+        ("model", "elsewhere", True),
+        ("protocol.window_batch_size", 1, True),
+        ("dataset.fingerprint", "other", False),
+        ("loss", 1.5, False),
+        ("per_category_iou.sky", 0.25, False),
+        ("protocol.window_stride", 128, False),
+        ("protocol.exclude_classes", [], False),
+    ],
+)
+def test_figures_are_the_same_where_data_and_protocol_are(path, value, is_same, results):
+    others = copy.deepcopy(results)
+    *parents, name = path.split(".")
+    (others[parents[0]] if parents else others)[name] = value
+    assert have_same_figures(results, others) is have_same_figures(others, results) is is_same
 
 
 def test_commands_can_be_pasted_and_name_no_machine():
