@@ -5,7 +5,7 @@ import gc
 import os
 import re
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed
@@ -113,6 +113,23 @@ def check_connected(num_processes: int):
         )
 
 
+def rank_and_number_of_processes() -> tuple[int, int]:
+    """The rank of this process among those that are connected, and their number."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """The value of each process, by rank."""
+    _, num_processes = rank_and_number_of_processes()
+    if num_processes == 1:
+        return [value]
+    values = [None] * num_processes
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
 def is_lost_connection(error: BaseException) -> bool:
     """Whether an error says that another process has ended, or was not there."""
     # Those of gloo have no class.
@@ -162,8 +179,10 @@ __all__ = [
     "check_launch",
     "count_started",
     "describe_lost_connection",
+    "gather_objects",
     "is_first",
     "is_lost_connection",
     "leave",
     "part",
+    "rank_and_number_of_processes",
 ]

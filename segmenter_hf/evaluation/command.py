@@ -11,9 +11,8 @@ from accelerate.utils import parse_flag_from_env
 from datasets import Dataset
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, BaseImageProcessor, PreTrainedModel
 
-from ..data.checks import check_splits
 from ..data.examples import ExampleReader
-from ..data.loading import SegmentationData, load_segmentation_data
+from ..data.opening import SplitChoice, open_splits
 from ..image_processing_pil_segmenter import SegmenterImageProcessingMixin, reduce_labels, to_labels
 from ..outputs import check_output_dir, check_output_file, refuse_unwritable, replacing_file
 from ..processes import check_connected, check_launch
@@ -50,30 +49,23 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             check_outputs(args)
         device = find_device(args.device or state.device)
         model, image_processor = load_model(args)
-        data = load_segmentation_data(
+        exclude = find_classes(args.exclude_classes, model.config.id2label)
+        opened = open_splits(
             args.dataset_name,
+            [SplitChoice(args.split, "--split", args.max_eval_samples)],
+            image_processor,
+            model_id2label=model.config.id2label,
+            ignore_index=model.config.semantic_loss_ignore_index,
             config_name=args.dataset_config_name,
             image_column=args.image_column_name,
             annotation_column=args.annotation_column_name,
             labels=args.labels,
             train_split=args.split,
             validation_split=args.split,
-            # What is not scored does no harm.
+            # Splits that are not scored do no harm, whatever they are called.
             allow_other_splits=True,
         )
-        examples = data.split(args.split, "--split")
-        if args.max_eval_samples is not None:
-            examples = examples.select(range(min(args.max_eval_samples, len(examples))))
-        id2label = model.config.id2label
-        check_labels_agree(id2label, data)
-        exclude = find_classes(args.exclude_classes, id2label)
-        check_splits(
-            {args.split: examples},
-            id2label,
-            ignore_index=model.config.semantic_loss_ignore_index,
-            do_reduce_labels=image_processor.do_reduce_labels,
-            image_processor=image_processor,
-        )
+        (examples,) = opened.examples
         # What cannot be read should fail now, not after the work.
         data_fingerprint = None
         if state.is_main_process:
@@ -104,13 +96,13 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     results = make_results(
         figures,
         model_name=str(args.model_name_or_path),
-        id2label=id2label,
+        id2label=model.config.id2label,
         image_processor=image_processor,
         dataset={
             "name": args.dataset_name,
             "config_name": args.dataset_config_name,
             "split": args.split,
-            "num_split_images": len(data.split(args.split)),
+            "num_split_images": len(opened.data.split(args.split)),
             "fingerprint": data_fingerprint,
         },
         ignore_index=model.config.semantic_loss_ignore_index,
@@ -205,24 +197,6 @@ def load_model(args: argparse.Namespace) -> tuple[PreTrainedModel, BaseImageProc
         size = {"shortest_edge": args.short_side, "longest_edge": int(ratio * args.short_side)}
         changes |= {"size": size, "do_resize": True}
     return model, type(image_processor).from_dict({**image_processor.to_dict(), **changes})
-
-
-def check_labels_agree(id2label: dict[int, str], data: SegmentationData):
-    """
-    Raises:
-        EvaluationError: if the labels of model and dataset are not the same, in the same order.
-    """
-    if id2label == data.id2label:
-        return
-    differing = [index for index in id2label.keys() | data.id2label if id2label.get(index) != data.id2label.get(index)]
-    first = min(differing)
-    remedy = "Train on this dataset, or order its labels as the model's."
-    if all(name.startswith("LABEL_") for name in id2label.values()) and len(id2label) == len(data.id2label):
-        remedy = "If they are the same labels, name them in the model's config.json (id2label and label2id)."
-    raise EvaluationError(
-        f"The {len(id2label)} labels of the model are not the {len(data.id2label)} of {data.source}: label {first} is "
-        f"{id2label.get(first)!r} and {data.id2label.get(first)!r}. {remedy}"
-    )
 
 
 def find_classes(names: list[str], id2label: dict[int, str]) -> list[int]:

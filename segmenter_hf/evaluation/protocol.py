@@ -17,6 +17,7 @@ from transformers.image_utils import SizeDict
 
 from ..data.examples import ExampleError, ExampleReader
 from ..image_processing_pil_segmenter import reduce_labels, to_labels
+from ..processes import gather_objects, rank_and_number_of_processes
 from .metrics import MeanIoU, confusion_matrix, iou_scores
 from .record import MULTI_SCALES
 
@@ -76,7 +77,7 @@ def evaluate_sliding_window(
     reader = ExampleReader(examples)
     if not len(examples):
         raise ValueError("There are no examples to evaluate on.")
-    rank, num_processes = _rank_and_number_of_processes()
+    rank, num_processes = rank_and_number_of_processes()
     feed = WindowFeed(model, window_batch_size, autocast_dtype)
     config = config_of(model)
     ignore_index = config.semantic_loss_ignore_index
@@ -117,7 +118,7 @@ def evaluate_sliding_window(
         model.train(was_training)
 
     # The sum rounds once, so that neither the order nor the number of processes shows in it.
-    shares = _gather((losses, num_pixels, broken))
+    shares = gather_objects((losses, num_pixels, broken))
     broken = [index for *_, index in shares if index is not None]
     if broken:
         where = reader.describe(min(broken))
@@ -256,7 +257,7 @@ class WindowFeed:
         self.model = model
         self.window_batch_size = window_batch_size
         self.device = next(model.parameters()).device
-        self.is_lockstep = _rank_and_number_of_processes()[1] > 1 and is_sharded(model)
+        self.is_lockstep = rank_and_number_of_processes()[1] > 1 and is_sharded(model)
         self.autocast = nullcontext()
         if autocast_dtype is not None:
             self.autocast = torch.autocast(self.device.type, autocast_dtype)
@@ -350,7 +351,7 @@ class WorstCases:
     def select(self) -> list[tuple[int, float, np.ndarray]]:
         """Index, score and prediction of those among the worst of all processes that this one has, worst first."""
         keys = sorted(
-            (case[:2] for cases in _gather([case[:2] for case in self.cases]) for case in cases), reverse=True
+            (case[:2] for cases in gather_objects([case[:2] for case in self.cases]) for case in cases), reverse=True
         )
         worst = set(keys[: self.number])
         own = sorted((case for case in self.cases if case[:2] in worst), key=lambda case: case[:2], reverse=True)
@@ -402,22 +403,6 @@ def _to_tensor(image_processor: BaseImageProcessor, image: Any) -> torch.Tensor:
 def _read_labels(annotation: Any, image_processor: BaseImageProcessor) -> torch.Tensor:
     labels = to_labels(annotation, "Its label map")
     return reduce_labels(labels) if image_processor.do_reduce_labels else labels
-
-
-def _rank_and_number_of_processes() -> tuple[int, int]:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
-
-
-def _gather(value: Any) -> list[Any]:
-    """The value of each process."""
-    _, num_processes = _rank_and_number_of_processes()
-    if num_processes == 1:
-        return [value]
-    values = [None] * num_processes
-    torch.distributed.all_gather_object(values, value)
-    return values
 
 
 __all__ = [
