@@ -63,15 +63,18 @@ setup(
         "segmenter_hf": [
             "conversion/released.yaml",
             "data/label_sets/*.json",
-            "hub/licences/*.txt",
+            *("hub/facts/*.bib", "hub/facts/*.yaml", "hub/licences/*.txt", "hub/templates/*.jinja"),
             *(f"checkpoints/*/{name}" for name in ("*.json", "*.md", "*.safetensors", "NOTICE")),
         ]
     },
     python_requires=">=3.11",
     install_requires=[
         "huggingface_hub>=1.5.0",
+        # Model cards are templates, and the facts in them YAML.
+        "jinja2>=3.1",
         "numpy>=2.0",
         "pillow>=11.0",
+        "pyyaml>=6.0",
         "safetensors>=0.4.3",
         # With 2.6, transformers' models do not compile without graph breaks. With 2.8, they export with dimensions
         # that are `Dim.DYNAMIC`; later releases take named ones too.

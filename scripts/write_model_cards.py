@@ -57,7 +57,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def write(args: argparse.Namespace) -> int:
-    from segmenter_hf.hub.cards import add_results, list_stale, write_documents
+    from segmenter_hf.hub.card_folder import add_results, list_stale, write_documents
 
     if args.check:
         stale = list_stale(args.folder)

@@ -1,115 +1,38 @@
 """
-Model cards of the released checkpoints, written by code: `model_cards/<repository>.md` from the table of released
-checkpoints and `model_cards/results/<repository>.json`. Neither is edited by hand, but for measured results.
+Model cards, written from templates: of the released checkpoints, from the table of these and their figures, and of
+models that users train, from what they are, how they were trained, and what was measured.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from transformers import PreTrainedModel
+from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub.utils import validate_repo_id
+from transformers import BaseImageProcessor, PreTrainedModel
 
-from .. import outputs
-from ..conversion.released import ARCHITECTURES, RELEASED, ReleasedCheckpoint
+from ..configuration_segmenter import SegmenterConfig
+from ..conversion.released import ReleasedCheckpoint
 from ..evaluation.record import METRIC, Figure
-from .card_facts import DATASETS, IMAGENET_HUB_ID, PRETRAINED_WEIGHTS, WIDGET_IMAGES
-from .card_text import make_title, write_text
-from .figures import (
-    figures_file,
-    format_figures,
-    measured_figure,
-    read_figures,
-    replace_measured,
-    update_figures,
-)
-from .results_text import name_results
+from ..redaction import is_hub_id
+from .card_context import Measurement, make_released_context, make_trained_context
+from .card_templates import FOLDER, render_card
+from .model_index import make_eval_results, make_trained_eval_results
+from .origins import StartingWeights, Terms, find_starting_weights
+from .training_facts import TrainingFacts
 
 
-# Stands for the organisation in committed cards; a push writes its own.
-ORGANIZATION = "segmenter-hf"
 # The tag that a push sets on what it has verified, and that the snippets of cards pin.
 TAG = "v1.0"
-
-
-def make_eval_result(result: Figure) -> EvalResult:
-    """A figure as an entry of a model index, with its protocol and its unit in the arguments of the metric."""
-    source = result.source or {}
-    return EvalResult(
-        task_type="image-segmentation",
-        task_name="Semantic segmentation",
-        dataset_type=result.dataset["type"],
-        dataset_name=result.dataset["name"],
-        dataset_split=result.split,
-        # huggingface_hub merges results of the same task, data set, config and split into one entry with the source of
-        # the first, so without a config of their own, measured figures would be said to be published ones.
-        dataset_config=result.group,
-        metric_type=result.metric,
-        metric_name=result.name,
-        metric_value=result.value_percent,
-        metric_args={"kind": result.kind, "unit": "percent", **result.protocol.to_dict()},
-        source_name=source.get("name"),
-        source_url=source.get("url"),
-    )
-
-
-def make_eval_results(results: Sequence[Figure], configs: Sequence[str] | None = None) -> list[EvalResult]:
-    """
-    Figures as a model index, in which those of one entry differ in their names.
-
-    Args:
-        results (`Sequence[Figure]`): The figures.
-        configs (`Sequence[str]`, *optional*): What is said to be the configuration of each one's data set, in place of
-            whose figure it is.
-    """
-    entries = [make_eval_result(result) for result in results]
-    if configs is not None:
-        entries = [replace(entry, dataset_config=config) for entry, config in zip(entries, configs, strict=True)]
-    for identifier in dict.fromkeys(entry.unique_identifier for entry in entries):
-        together = [index for index, entry in enumerate(entries) if entry.unique_identifier == identifier]
-        for index, name in zip(together, name_results([results[index] for index in together]), strict=True):
-            entries[index] = replace(entries[index], metric_name=name)
-    return entries
-
-
-def make_card_data(row: ReleasedCheckpoint, results: Sequence[Figure], model_name: str) -> ModelCardData:
-    """
-    The metadata of a card.
-
-    Args:
-        row (`ReleasedCheckpoint`): Which model.
-        results (`Sequence[Figure]`): Its figures.
-        model_name (`str`): What the model index calls the model.
-    """
-    is_distilled = ARCHITECTURES[row.backbone].use_distillation_token
-    tags = ["vision", "segmenter", "deit" if is_distilled else "vit", "custom_code"]
-    if row.is_encoder:
-        dataset_ids, specific = [IMAGENET_HUB_ID], {}
-    else:
-        tags.insert(1, "semantic-segmentation")
-        hub_id = DATASETS[row.dataset].hub_id
-        dataset_ids = [hub_id] if hub_id else None
-        specific = {
-            "metrics": [METRIC],
-            "widget": [{"src": url, "example_title": title} for url, title in WIDGET_IMAGES[row.dataset]],
-        }
-    return ModelCardData(
-        license=row.licence,
-        library_name="transformers",
-        pipeline_tag="image-feature-extraction" if row.is_encoder else "image-segmentation",
-        base_model=PRETRAINED_WEIGHTS[row.backbone].base_model,
-        datasets=dataset_ids,
-        tags=tags,
-        eval_results=make_eval_results(results) or None,
-        model_name=model_name if results else None,
-        **specific,
-    )
+IMAGENET_HUB_ID = "ILSVRC/imagenet-1k"
+# What `datasets` calls the configuration of a data set that has only one.
+DEFAULT_CONFIG = "default"
 
 
 def make_card(
     row: ReleasedCheckpoint,
-    results: Sequence[Figure],
+    figures: Sequence[Figure],
     repo_id: str,
     revision: str | None = TAG,
     model: PreTrainedModel | None = None,
@@ -119,7 +42,7 @@ def make_card(
 
     Args:
         row (`ReleasedCheckpoint`): A row of the table of released checkpoints.
-        results (`Sequence[Figure]`): Its figures, as [`~segmenter_hf.hub.figures.read_figures`] returns them.
+        figures (`Sequence[Figure]`): Its figures, as [`~segmenter_hf.hub.figures.read_figures`] returns them.
         repo_id (`str`): The repository, or the folder, that the card is for, and that its snippets load from.
         revision (`str`, *optional*, defaults to `TAG`): The revision that its snippets pin; `None` for none.
         model (`PreTrainedModel`, *optional*): The converted model, whose sizes and number of parameters the card then
@@ -141,99 +64,141 @@ def make_card(
     ('mit', 'timm/vit_tiny_patch16_384.augreg_in21k_ft_in1k', 38.1)
 
     ```"""
-    data = make_card_data(row, results, make_title(row))
-    config = row.config
     if model is not None:
-        row, config = replace(row, num_parameters=model.num_parameters()), model.config
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{write_text(row, list(results), repo_id, revision, config)}")
+        row = replace(row, num_parameters=model.num_parameters())
+    context = make_released_context(row, figures, model)
+    tags = ["segmenter", "deit" if row.config.use_distillation_token else "vit", "custom_code"]
+    if row.is_encoder:
+        specific = {
+            "pipeline_tag": "image-feature-extraction",
+            "datasets": [IMAGENET_HUB_ID],
+            "tags": ["vision", *tags],
+        }
+    else:
+        dataset = context["dataset"]
+        specific = {
+            "pipeline_tag": "image-segmentation",
+            "datasets": [dataset.hub_id] if dataset.hub_id else None,
+            "tags": ["vision", "semantic-segmentation", *tags],
+            "metrics": [METRIC],
+            "widget": [{"src": url, "example_title": title} for title, url in dataset.widget_images.items()],
+        }
+    data = ModelCardData(
+        license=row.licence,
+        library_name="transformers",
+        base_model=context["weights"].base_model,
+        eval_results=make_eval_results(figures) or None,
+        model_name=context["title"] if figures else None,
+        **specific,
+    )
+    return render_card("released", data, repo_id=repo_id, revision=revision, **context)
 
 
-def make_documents(folder: str | Path) -> dict[Path, str]:
+def make_trained_card(
+    config: SegmenterConfig,
+    image_processor: BaseImageProcessor,
+    results: Sequence[Mapping[str, Any]] = (),
+    *,
+    training: TrainingFacts | None = None,
+    base_model: str | StartingWeights | None = None,
+    dataset_name: str | None = None,
+    repo_id: str | None = None,
+    num_parameters: int | None = None,
+    license: str | None = None,
+    language: str | Sequence[str] | None = None,
+    tags: Sequence[str] = (),
+) -> ModelCard:
     """
-    What the files of results and cards of all released checkpoints should hold.
+    The model card of a trained model. It says what it is given and nothing else: without results, that there are none.
+    Of paths it shows the last part only, and of commands nothing that tells of the machine.
 
     Args:
-        folder (`str` or `Path`): `model_cards` of the repository; measured results are read from its `results`.
+        config ([`SegmenterConfig`]): That of the model.
+        image_processor ([`SegmenterImageProcessor`]): What is saved beside it.
+        results (`Sequence[Mapping]`, *optional*): Its evaluations, single- and multi-scale, as
+            [`~segmenter_hf.evaluation.results.make_results`] makes them and
+            [`~segmenter_hf.evaluation.results.read_results_file`] returns them.
+        training ([`TrainingFacts`], *optional*): How it was trained.
+        base_model (`str` or [`StartingWeights`], *optional*): The weights that training started from: as
+            `--model_name_or_path` takes them, or what [`~segmenter_hf.hub.origins.load_starting_weights`] found of
+            them, on the Hub too. The card names their notices and licences, which
+            [`~segmenter_hf.hub.origins.StartingWeights.save_documents`] puts beside it.
+        dataset_name (`str`, *optional*): What it was trained on, as `--dataset_name` takes it: a Hub id or a path.
+        repo_id (`str`, *optional*): The repository, `owner/name`, that the card is for and its snippets load from.
+        num_parameters (`int`, *optional*): Number of parameters.
+        license (`str`, *optional*): Identifier of the licence of the weights, as the Hub spells it: `"apache-2.0"`.
+            By default that of the weights that training started from, or `"other"` if that is not known.
+        language (`str` or `Sequence[str]`, *optional*): Languages of the label names, as the Hub spells them: `"en"`.
+        tags (`Sequence[str]`, *optional*): Further tags.
 
     Returns:
-        `dict[Path, str]`: the contents of each file. Encoders, which no figures belong to, have a card only.
-    """
-    folder = Path(folder)
-    documents = {}
-    for row in RELEASED.values():
-        results = update_figures(row, read_figures(folder / "results", row))
-        if not row.is_encoder:
-            documents[figures_file(folder / "results", row)] = format_figures(row, results)
-        documents[folder / f"{row.repo_name}.md"] = str(make_card(row, results, f"{ORGANIZATION}/{row.repo_name}"))
-    return documents
-
-
-def list_stale(folder: str | Path) -> list[Path]:
-    """The files of results and cards that are missing, stale, or of no released checkpoint."""
-    folder = Path(folder)
-    documents = make_documents(folder)
-    present = [*folder.glob("*.md"), *(folder / "results").glob("*.json")]
-    return sorted([*_find_stale(documents), *(file for file in present if file not in documents)])
-
-
-def _find_stale(documents: Mapping[Path, str]) -> list[Path]:
-    # As bytes, since reading as text would take other line endings for the same.
-    return [file for file, text in documents.items() if not file.is_file() or file.read_bytes() != text.encode()]
-
-
-def write_documents(folder: str | Path) -> list[Path]:
-    """
-    Writes the files of results and cards that are missing or stale. Measured results stay. Files that are not of a
-    released checkpoint are left alone, for their owner to remove.
-
-    Returns:
-        `list[Path]`: the files that were written.
-    """
-    documents = make_documents(folder)
-    written = sorted(_find_stale(documents))
-    for file in written:
-        outputs.check_output_file(file)
-    for file in written:
-        outputs.write_text(file, documents[file])
-    return written
-
-
-def add_results(folder: str | Path, evaluations: Sequence[tuple[ReleasedCheckpoint, Mapping[str, Any]]]) -> list[Path]:
-    """
-    Adds measured figures to the files of results, in place of those of the same protocol. All are checked before any
-    is written. [`write_documents`] then makes the cards.
-
-    Args:
-        folder (`str` or `Path`): `model_cards` of the repository.
-        evaluations (`Sequence[tuple[ReleasedCheckpoint, Mapping]]`): Checkpoints, and what evaluation wrote of each.
-
-    Returns:
-        `list[Path]`: the files of results, whether they changed or not.
+        `ModelCard`: `str()` of it is the README.md.
 
     Raises:
-        ValueError: if an evaluation is not one of that checkpoint on its data set, see
-            [`~segmenter_hf.hub.figures.measured_figure`].
-    """
-    folder = Path(folder) / "results"
-    results = {row: update_figures(row, read_figures(folder, row)) for row, _ in evaluations}
-    for row, evaluation in evaluations:
-        results[row] = replace_measured(results[row], measured_figure(row, evaluation))
-    for row in results:
-        outputs.check_output_file(figures_file(folder, row))
-    for row, added in results.items():
-        # Complete or not at all: such a file holds measured figures that are nowhere else.
-        outputs.write_text(figures_file(folder, row), format_figures(row, added))
-    return [figures_file(folder, row) for row in results]
+        ValueError: if results are not of this model, two are of the same data and protocol, or an identifier is none.
+
+    Example:
+
+    ```python
+    >>> from segmenter_hf import SegmenterConfig, SegmenterImageProcessorPil
+    >>> from segmenter_hf.hub.cards import TrainingFacts, make_trained_card
+
+    >>> config = SegmenterConfig(id2label={0: "road", 1: "sky"})
+    >>> facts = TrainingFacts(num_images=367, num_steps=4900, learning_rate=1e-4)
+    >>> settings = {"training": facts, "dataset_name": "/data/camvid", "repo_id": "me/segmenter-camvid"}
+    >>> card = make_trained_card(config, SegmenterImageProcessorPil(), **settings)
+    >>> "trained on `camvid`" in card.text, "No figure has been measured." in card.text, card.data.datasets
+    (True, True, None)
+
+    ```"""
+    if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
+        raise ValueError(
+            f"`license` must be an identifier of the Hub, such as apache-2.0 or other, got {license!r}. They are "
+            "listed at https://huggingface.co/docs/hub/repositories-licenses."
+        )
+    if repo_id is not None:
+        validate_repo_id(repo_id)
+    measurements = [Measurement.of_model(config, each) for each in results]
+    start = base_model
+    if not isinstance(start, StartingWeights):
+        start = find_starting_weights(start, training.is_from_scratch if training is not None else None)
+    base_ids = start.base_model if start is not None and start.base_model != repo_id else None
+    terms = Terms(license) if license is not None else start.terms if start is not None else None
+    context = make_trained_context(config, image_processor, measurements, training, start, dataset_name, terms)
+    measured = [each for each in measurements if each.figure is not None]
+    data = ModelCardData(
+        license=terms.license if terms is not None else None,
+        license_name=terms.name if terms is not None else None,
+        license_link=terms.link if terms is not None else None,
+        language=[language] if isinstance(language, str) else list(language or ()) or None,
+        library_name="transformers",
+        pipeline_tag="image-segmentation",
+        base_model=base_ids,
+        base_model_relation="finetune" if base_ids else None,
+        datasets=[dataset_name] if is_hub_id(dataset_name) else None,
+        metrics=[METRIC],
+        tags=["vision", "semantic-segmentation", "segmenter", "custom_code", *tags],
+        eval_results=make_trained_eval_results(
+            [each.figure for each in measured],
+            [each.evaluation["dataset"].get("config_name") or DEFAULT_CONFIG for each in measured],
+        )
+        or None,
+        model_name=(repo_id.rpartition("/")[-1] if repo_id is not None else context["title"]) if measured else None,
+    )
+    return render_card("trained", data, repo_id=repo_id, num_parameters=num_parameters, **context)
 
 
-__all__ = [
-    "ORGANIZATION",
-    "TAG",
-    "add_results",
-    "list_stale",
-    "make_card",
-    "make_card_data",
-    "make_documents",
-    "make_eval_results",
-    "write_documents",
-]
+def make_converted_card(weights: StartingWeights) -> ModelCard:
+    """The model card of converted weights that are no released checkpoint, beside their notices and licences."""
+    data = ModelCardData(
+        license=weights.terms.license,
+        license_name=weights.terms.name,
+        license_link=weights.terms.link,
+        library_name="transformers",
+        base_model=weights.base_model,
+        tags=["vision", "segmenter", "custom_code"],
+    )
+    return render_card("converted", data, weights=weights)
+
+
+__all__ = ["FOLDER", "TAG", "TrainingFacts", "make_card", "make_converted_card", "make_trained_card"]

@@ -10,8 +10,7 @@ from ..conversion.convert import CARD_FILE, LICENCE_FILE, LICENCES
 from ..conversion.released import ReleasedCheckpoint, find_released, is_released
 from ..conversion.timm import NAME_PREFIX as TIMM_PREFIX
 from ..redaction import base_name, is_hub_id, public_name
-from .card_facts import PRETRAINED_WEIGHTS, SOURCES
-from .card_text import link_source
+from .card_facts import HUB_URL, PRETRAINED_WEIGHTS, SOURCES, link_repository
 from .documents import (
     fetch_documents,
     is_own_file,
@@ -19,10 +18,9 @@ from .documents import (
     read_metadata,
     save_documents,
 )
-from .markdown import inline_code
+from .markdown import as_code
 
 
-HUB_URL = "https://huggingface.co"
 LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 OTHER_LICENCE = "other"
 # What the metadata calls other licences that have no name, and where there is none.
@@ -142,7 +140,7 @@ def load_starting_weights(
         # A folder in the cache is of a commit, whatever revision is asked for.
         if repository is not None and (revision := repository[1] or revision) not in (None, "main"):
             weights = find_starting_weights(name, documents=documents)
-            return replace(weights, description=f"{weights.description}, revision {inline_code(revision)}")
+            return replace(weights, description=f"{weights.description}, revision {as_code(revision)}")
     return find_starting_weights(name, name is None, documents)
 
 
@@ -173,10 +171,10 @@ def _find_released(row: ReleasedCheckpoint) -> StartingWeights:
     weights = PRETRAINED_WEIGHTS[row.backbone]
     text, citations = weights.description, weights.citations
     if not row.is_encoder:
-        text = f"the released checkpoint `{row.name}` of {link_source(row)}"
+        text = f"the released checkpoint `{row.name}` of {SOURCES[row.source].link}"
         if weights.base_model is not None:
-            text += f", which was made from {_link(weights.base_model)}"
-        citations = tuple(key for key in SOURCES[row.source].citations if key != "segmenter") + citations
+            text += f", which was made from {link_repository(weights.base_model)}"
+        citations = [*SOURCES[row.source].citations, *citations]
     documents = {LICENCE_FILE: read_licence(row.licence)}
     return StartingWeights(text, weights.base_model, citations, Terms(row.licence), documents)
 
@@ -184,25 +182,25 @@ def _find_released(row: ReleasedCheckpoint) -> StartingWeights:
 def _find_timm(name: str, documents: Path | None) -> StartingWeights:
     settings = find_timm_settings(name)
     if settings is None:
-        return StartingWeights(f"the weights {inline_code(name)}", terms=Terms(OTHER_LICENCE, UNKNOWN_LICENCE))
+        return StartingWeights(f"the weights {as_code(name)}", terms=Terms(OTHER_LICENCE, UNKNOWN_LICENCE))
     hub_id = settings.hf_hub_id if is_hub_id(settings.hf_hub_id) else None
     # What timm itself says is a default for most of its models.
     metadata = {"license": settings.license}
     if documents is not None:
         metadata |= read_metadata(documents)
     terms, files = _read_terms(metadata, documents, hub_id)
-    text = _link(hub_id) if hub_id else f"the weights {inline_code(name)}"
+    text = link_repository(hub_id) if hub_id else f"the weights {as_code(name)}"
     return StartingWeights(text, hub_id, _find_citations(hub_id), terms, files)
 
 
 def _find_on_hub(repo_id: str, folder: Path | None) -> StartingWeights:
     terms, files = _read_terms({} if folder is None else read_metadata(folder), folder, repo_id)
-    return StartingWeights(_link(repo_id), repo_id, _find_citations(repo_id), terms, files)
+    return StartingWeights(link_repository(repo_id), repo_id, _find_citations(repo_id), terms, files)
 
 
 def _find_on_disk(path: Path) -> StartingWeights:
     folder = folder_of(path)
-    text = f"the weights {inline_code(base_name(str(path)))}, which were given as a file or folder"
+    text = f"the weights {as_code(base_name(str(path)))}, which were given as a file or folder"
     is_whole_run = True
     is_checkpoint = path.is_dir() and TRAINING_CHECKPOINT.fullmatch(path.absolute().name) is not None
     if is_checkpoint and not (folder / CARD_FILE).is_file() and not read_documents(folder):
@@ -216,10 +214,10 @@ def _find_on_disk(path: Path) -> StartingWeights:
     terms, files = _read_terms(metadata, folder, own_id)
     if own_id is not None:
         return StartingWeights(
-            f"{text}, those of {_link(own_id)}", own_id, _find_citations(own_id, *origins), terms, files
+            f"{text}, those of {link_repository(own_id)}", own_id, _find_citations(own_id, *origins), terms, files
         )
     if origins:
-        text += f", and were made from {' and '.join(map(_link, origins))}"
+        text += f", and were made from {' and '.join(map(link_repository, origins))}"
     base_model = origins[0] if len(origins) == 1 else origins or None
     return StartingWeights(text, base_model, _find_citations(*origins), terms, files)
 
@@ -279,10 +277,6 @@ def read_licence(identifier: str) -> bytes:
     return (LICENCES / f"{identifier}.txt").read_bytes()
 
 
-def _link(repo_id: str) -> str:
-    return f"[`{repo_id}`]({HUB_URL}/{repo_id})"
-
-
 def _find_citations(*repo_ids: str | None) -> tuple[str, ...]:
     known = {each.base_model: each.citations for each in PRETRAINED_WEIGHTS.values() if each.base_model is not None}
     return tuple(dict.fromkeys(key for repo_id in repo_ids for key in known.get(repo_id, ())))
@@ -290,7 +284,7 @@ def _find_citations(*repo_ids: str | None) -> tuple[str, ...]:
 
 def describe_dataset(name: str) -> str:
     """A data set in Markdown: linked if it is on the Hub, otherwise by the last part of its path."""
-    return f"[`{name}`]({HUB_URL}/datasets/{name})" if is_hub_id(name) else inline_code(base_name(name))
+    return f"[`{name}`]({HUB_URL}/datasets/{name})" if is_hub_id(name) else as_code(base_name(name))
 
 
 def make_dataset_entry(name: str) -> dict[str, str]:

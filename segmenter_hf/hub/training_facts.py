@@ -1,8 +1,14 @@
 """How a model was trained, as data that its card puts into words."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+
+# Schedules of transformers that know no warm-up, and that take no settings, whatever is asked for.
+WITHOUT_WARMUP = {"constant", "greedy", "reduce_lr_on_plateau"}
+WITHOUT_SETTINGS = {"constant", "constant_with_warmup"}
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,15 @@ class TrainingFacts:
     def effective_batch_size(self) -> int | None:
         """Crops of a step: of a forward pass, times those accumulated, times processes."""
         factors = (self.per_device_batch_size, self.gradient_accumulation_steps, self.num_processes)
-        return None if None in factors else factors[0] * factors[1] * factors[2]
+        return None if None in factors else math.prod(factors)
+
+    @property
+    def num_warmup_steps(self) -> int | None:
+        """Steps of warm-up; `None` where they are a share of an unknown number."""
+        if self.warmup_steps is None or 0 < self.warmup_steps < 1 and self.num_steps is None:
+            return None
+        is_share = 0 < self.warmup_steps < 1
+        return math.ceil(self.warmup_steps * self.num_steps) if is_share else int(self.warmup_steps)
 
 
-__all__ = ["TrainingFacts"]
+__all__ = ["WITHOUT_SETTINGS", "WITHOUT_WARMUP", "TrainingFacts"]

@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import torch
 from transformers import get_scheduler
 
-from ..hub.trained_text import WITHOUT_WARMUP
+from ..hub.training_facts import WITHOUT_WARMUP
 
 
 @dataclass(frozen=True)

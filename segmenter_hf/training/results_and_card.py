@@ -22,10 +22,9 @@ from ..evaluation.results import (
     read_results_file,
     write_results_file,
 )
+from ..hub.cards import FOLDER, make_trained_card
 from ..hub.client import PushError
 from ..hub.push_trained import check_repository, push_trained, save_card
-from ..hub.trained_card import make_trained_card
-from ..hub.trained_text import FOLDER
 from ..hub.training_facts import TrainingFacts
 from ..outputs import refuse_unwritable, replacing_file, write_text
 from ..redaction import redact_results

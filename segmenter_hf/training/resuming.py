@@ -16,7 +16,7 @@ from transformers import AutoImageProcessor, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
-from ..hub.trained_text import WITHOUT_WARMUP
+from ..hub.training_facts import WITHOUT_WARMUP
 from ..modeling_segmenter import SegmenterForSemanticSegmentation
 from ..outputs import OutputError
 from .arguments import TrainingError

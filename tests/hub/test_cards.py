@@ -16,7 +16,8 @@ from segmenter_hf import SegmenterForSemanticSegmentation, SegmenterImageProcess
 from segmenter_hf.conversion.released import RELEASED, find_released
 from segmenter_hf.evaluation.record import MEASURED, PUBLISHED, Figure
 from segmenter_hf.hub.card_facts import SOURCES
-from segmenter_hf.hub.cards import ORGANIZATION, TAG, list_stale, make_card, make_documents, write_documents
+from segmenter_hf.hub.card_folder import ORGANIZATION, list_stale, make_documents, write_documents
+from segmenter_hf.hub.cards import TAG, make_card
 from segmenter_hf.hub.figures import (
     figures_file,
     format_figures,

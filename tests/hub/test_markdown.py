@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from segmenter_hf.hub.markdown import LINE_LENGTH, code_block, escape, inline_code, table, wrap_command
+from segmenter_hf.hub.markdown import LINE_LENGTH, as_code, as_code_block, as_text, wrap, wrap_command
 
 
 @pytest.mark.parametrize(
@@ -21,24 +21,33 @@ from segmenter_hf.hub.markdown import LINE_LENGTH, code_block, escape, inline_co
         ("# heading", r"\# heading"),
     ],
 )
-def test_escape(text, expected):
-    assert escape(text) == expected
+def test_as_text(text, expected):
+    assert as_text(text) == expected
 
 
 @pytest.mark.parametrize(
     ("text", "expected"), [("sky", "`sky`"), ("a`b", "`` a`b ``"), ("``", "``` `` ```"), ("a\nb", "`a b`")]
 )
-def test_inline_code(text, expected):
-    assert inline_code(text) == expected
+def test_as_code(text, expected):
+    assert as_code(text) == expected
 
 
 def test_code_with_fences_is_not_ended_by_them():
-    assert code_block("bash", "ls\n") == "```bash\nls\n```"
-    assert code_block("bash", "echo '```'") == "````bash\necho '```'\n````"
+    assert as_code_block("ls\n", "bash") == "```bash\nls\n```"
+    assert as_code_block("echo '```'", "bash") == "````bash\necho '```'\n````"
 
 
-def test_table():
-    assert table(("a", "b"), [("1", "2")]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+def test_wrap_breaks_what_may_be_broken():
+    words = "word " * 40
+    code = f"````text\n{words}\n\n\n```\n- {words}\n````"
+    row, heading = f"| {words} |", f"# {words}"
+    text = f"\n{heading}\n\n\n{words}\n{words}\n\n- {words}\n  more\n- second\n\n{row}\n{row}\n\n\n{code}\n\nend\n\n"
+    lines = wrap(text).split("\n")
+    assert [line for line in lines if len(line) > LINE_LENGTH] == [heading, row, row, words, f"- {words}"]
+    assert code in wrap(text) and wrap(wrap(text)) == wrap(text)
+    blocks = wrap(text.replace(code, "")).rstrip("\n").split("\n\n")
+    assert [block[:6] for block in blocks] == ["# word", "word w", "- word", "| word", "end"]
+    assert blocks[2].split("\n")[1].startswith("  word") and blocks[2].endswith(" more\n- second")
 
 
 def test_long_commands_are_wrapped_as_a_shell_reads_them():

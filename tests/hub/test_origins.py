@@ -12,10 +12,10 @@ import segmenter_hf
 from segmenter_hf import SegmenterImageProcessorPil
 from segmenter_hf.conversion.convert import LICENCES
 from segmenter_hf.conversion.released import RELEASED
+from segmenter_hf.hub.cards import TrainingFacts, make_trained_card
 from segmenter_hf.hub.documents import save_documents
 from segmenter_hf.hub.origins import Terms, find_starting_weights, load_starting_weights
 from segmenter_hf.hub.push_trained import list_trained_files, push_trained, save_card
-from segmenter_hf.hub.trained_card import TrainingFacts, make_trained_card
 from tests.evaluation.evaluations import PROCESSOR_SETTINGS
 from tests.hub.hub_server import HubServer, prepare_client
 

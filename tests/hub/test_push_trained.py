@@ -13,9 +13,9 @@ from transformers import TrainingArguments
 
 from segmenter_hf import SegmenterImageProcessorPil
 from segmenter_hf.evaluation.results import write_results_file
+from segmenter_hf.hub.cards import make_trained_card
 from segmenter_hf.hub.client import AccessError, PushError
 from segmenter_hf.hub.push_trained import check_repository, list_trained_files, push_trained, save_card
-from segmenter_hf.hub.trained_card import make_trained_card
 from tests.common import CODE_FILES, run_python
 from tests.data.datasets_on_disk import make_image
 from tests.evaluation.evaluations import PROCESSOR_SETTINGS

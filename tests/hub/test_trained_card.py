@@ -15,9 +15,9 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from PIL import Image
 
-import segmenter_hf.hub.trained_card
+import segmenter_hf.hub.cards
 from segmenter_hf import SegmenterConfig, SegmenterForSemanticSegmentation, SegmenterImageProcessorPil
-from segmenter_hf.hub.trained_card import TrainingFacts, make_trained_card
+from segmenter_hf.hub.cards import TrainingFacts, make_trained_card
 from tests.common import tiny_config
 from tests.evaluation.evaluations import NAMES, PROCESSOR_SETTINGS, evaluate, make_examples
 from tests.hub.cards import check_tidy, code_blocks, run_snippets
@@ -90,7 +90,7 @@ def section(card: ModelCard, heading: str) -> str:
 
 
 def test_docstring_example():
-    results = doctest.testmod(segmenter_hf.hub.trained_card)
+    results = doctest.testmod(segmenter_hf.hub.cards)
     assert results.attempted > 0 and results.failed == 0
 
 

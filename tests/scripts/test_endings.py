@@ -24,7 +24,7 @@ SCRIPTS = {
     "plot_training": (["run"], "segmenter_hf.training.curves.read_runs"),
     "prepare_dataset": (["ade20k", "source", "output"], "segmenter_hf.data.preparation.prepare_dataset"),
     "push_all_to_hub": (["--org", "lab", "--dry_run"], "segmenter_hf.hub.release.push_released"),
-    "write_model_cards": (["--check"], "segmenter_hf.hub.cards.list_stale"),
+    "write_model_cards": (["--check"], "segmenter_hf.hub.card_folder.list_stale"),
 }
 
 
