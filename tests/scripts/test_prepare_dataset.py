@@ -186,7 +186,7 @@ def test_push_again_with_other_data(tmp_path, server):
     files = repository.head.files
     shard = files["data/train-00000-of-00001.parquet"]
     more = {f"data/train-{index:05d}-of-00002.parquet": shard for index in range(2)}
-    repository.add_commit("main", "As if there had been more", "", {**files, **more})
+    repository.add_commit("As if there had been more", {**files, **more})
     write_ade20k(tmp_path / "source", num_train=4)
     result = run_script(*PUSH, "--overwrite", cwd=tmp_path, server=server)
     assert result.returncode == 0, result.stderr
