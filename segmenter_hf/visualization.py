@@ -10,12 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from transformers.image_utils import ImageInput
 
 from .data.labels import LABEL_SETS, load_label_set, with_integer_keys
-from .image_processing_pil_segmenter import (
-    SegmenterImageProcessingMixin,
-    SegmenterImageProcessorPil,
-    open_map,
-    to_labels,
-)
+from .image_processing_pil_segmenter import SegmenterImageProcessorPil
+from .image_processing_segmenter import SegmenterImageProcessingMixin, open_map, to_labels
 
 
 def palette_for(id2label: Mapping[int | str, str]) -> list[tuple[int, int, int]]:

@@ -28,6 +28,7 @@ CODE_FILES = {
     "image_processing_pil_segmenter.py",
     "image_processing_segmenter.py",
     "modeling_segmenter.py",
+    "windows_segmenter.py",
 }
 
 

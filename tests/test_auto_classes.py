@@ -2,10 +2,12 @@
 
 import importlib
 import json
+import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers.dynamic_module_utils import get_imports
 
 import segmenter_hf
 from segmenter_hf import (
@@ -15,7 +17,7 @@ from segmenter_hf import (
     SegmenterModel,
 )
 
-from .common import CODE_FILES, random_pixel_values, run_python, tiny_config
+from .common import CODE_FILES, REPOSITORY, random_pixel_values, run_python, tiny_config
 
 
 AUTO_MAP = {
@@ -29,6 +31,7 @@ IMAGE_PROCESSOR_AUTO_MAP = {
         "pil": "image_processing_pil_segmenter.SegmenterImageProcessorPil",
     }
 }
+MODEL_FILES = {"configuration_segmenter.py", "modeling_segmenter.py"}
 
 
 def auto_map(folder, name: str) -> dict:
@@ -117,6 +120,8 @@ def test_importing_twice_registers_twice():
 
 def test_saved_folder_holds_its_code(folder):
     assert {path.name for path in folder.glob("*.py")} == CODE_FILES
+    for name in CODE_FILES:
+        assert (folder / name).read_bytes() == (REPOSITORY / "segmenter_hf" / name).read_bytes()
     assert auto_map(folder, "config.json") == AUTO_MAP
     assert auto_map(folder, "preprocessor_config.json") == IMAGE_PROCESSOR_AUTO_MAP
 
@@ -124,8 +129,24 @@ def test_saved_folder_holds_its_code(folder):
 @pytest.mark.parametrize("processor_class", [SegmenterImageProcessor, SegmenterImageProcessorPil])
 def test_either_image_processor_saves_both(processor_class, tmp_path):
     processor_class().save_pretrained(tmp_path)
-    assert {path.name for path in tmp_path.glob("*.py")} == {name for name in CODE_FILES if name.startswith("image_")}
+    assert {path.name for path in tmp_path.glob("*.py")} == CODE_FILES - MODEL_FILES
     assert auto_map(tmp_path, "preprocessor_config.json") == IMAGE_PROCESSOR_AUTO_MAP
+    settings = json.loads((tmp_path / "preprocessor_config.json").read_text(encoding="utf-8"))
+    assert settings["image_processor_type"] == "SegmenterImageProcessor"
+
+
+@pytest.mark.parametrize("model_class", [SegmenterModel, SegmenterForSemanticSegmentation])
+def test_either_model_saves_what_it_needs(model_class, tmp_path):
+    model_class(tiny_config()).save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.glob("*.py")} == MODEL_FILES
+    assert auto_map(tmp_path, "config.json") == AUTO_MAP
+
+
+@pytest.mark.parametrize("name", sorted(CODE_FILES))
+def test_code_imports_only_what_a_model_repository_may(name):
+    """As the library sees it, which asks users to install what else there is."""
+    needed = {name.partition(".")[0] for name in get_imports(REPOSITORY / "segmenter_hf" / name)}
+    assert needed - set(sys.stdlib_module_names) <= {"PIL", "huggingface_hub", "numpy", "torch", "transformers"}
 
 
 def test_subclasses_point_to_themselves(tmp_path, monkeypatch):
@@ -140,6 +161,9 @@ def test_subclasses_point_to_themselves(tmp_path, monkeypatch):
         "AutoConfig": AUTO_MAP["AutoConfig"],
         "AutoModelForSemanticSegmentation": "modeling_mine.MySegmenter",
     }
+    for processor_class in (SegmenterImageProcessor, SegmenterImageProcessorPil):
+        subclass = type("MyImageProcessor", (processor_class,), {"__module__": "my_module"})
+        assert subclass().to_dict().get("auto_map") != IMAGE_PROCESSOR_AUTO_MAP
 
 
 def test_references_to_a_hub_repository_become_local_where_the_code_is_saved(tmp_path):
@@ -147,11 +171,6 @@ def test_references_to_a_hub_repository_become_local_where_the_code_is_saved(tmp
     config.auto_map = {name: f"someone/segmenter--{reference}" for name, reference in AUTO_MAP.items()}
     assert config.to_dict()["auto_map"] == config.auto_map
     SegmenterForSemanticSegmentation(config).save_pretrained(tmp_path)
-    assert auto_map(tmp_path, "config.json") == AUTO_MAP
-
-
-def test_saved_encoder_names_the_segmentation_model_too(tmp_path):
-    SegmenterModel(tiny_config()).save_pretrained(tmp_path)
     assert auto_map(tmp_path, "config.json") == AUTO_MAP
 
 

@@ -12,20 +12,18 @@ import torch
 from datasets import Dataset
 from PIL import Image
 from torch.nn.functional import interpolate
-from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoImageProcessor, BatchFeature
-from transformers.dynamic_module_utils import get_imports, get_relative_imports
+from transformers import BatchFeature
 from transformers.image_utils import SizeDict
 from transformers.utils import ModelOutput
 
-import segmenter_hf.image_processing_pil_segmenter as shared
-import segmenter_hf.image_processing_segmenter as torchvision_backend
-from segmenter_hf import SegmenterImageProcessor, SegmenterImageProcessorPil
+import segmenter_hf.image_processing_segmenter as shared
+from segmenter_hf import SegmenterImageProcessorPil
+from segmenter_hf.windows_segmenter import group_windows, merge_windows
 
 from .common import REPOSITORY, encode_png, run_python
+from .images import BACKENDS, label_map, picture, pixels_of
 
 
-BACKENDS = {"torchvision": SegmenterImageProcessor, "pil": SegmenterImageProcessorPil}
 # What leaves nothing of an image but its pixels, as floats.
 ONLY_DECODE = {"do_resize": False, "do_rescale": False, "do_normalize": False}
 
@@ -33,23 +31,6 @@ ONLY_DECODE = {"do_resize": False, "do_rescale": False, "do_normalize": False}
 @pytest.fixture(params=BACKENDS)
 def processor_class(request):
     return BACKENDS[request.param]
-
-
-def picture(height: int, width: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
-    """Smooth colours with some grain."""
-    random = np.random.default_rng(seed)
-    coarse = Image.fromarray(random.integers(0, 256, (5, 7, 3), dtype=np.uint8)).resize((width, height))
-    grain = random.integers(-8, 9, (height, width, 3))
-    return Image.fromarray(np.clip(np.asarray(coarse) + grain, 0, 255).astype(np.uint8)).convert(mode)
-
-
-def pixels_of(image: Image.Image) -> torch.Tensor:
-    """`(3, height, width)` float32 in 0..255."""
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float()
-
-
-def label_map(height: int, width: int, num_labels: int = 7, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, num_labels, (height, width), dtype=np.uint8)
 
 
 # Sizes
@@ -292,13 +273,6 @@ def test_batches_and_lists(processor_class):
         assert inputs["window_offsets"].tolist() == [[index, 0, 0, 12, 17, 12, 17] for index in range(3)]
 
 
-def test_paths(processor_class, tmp_path):
-    image = picture(12, 17)
-    image.save(tmp_path / "image.png")
-    values = processor_class()(str(tmp_path / "image.png"), return_tensors="pt", **ONLY_DECODE)["pixel_values"]
-    assert torch.equal(values[0], pixels_of(image))
-
-
 def test_paths_of_images_and_maps(processor_class, tmp_path):
     images, labels = [picture(12, 17, seed=seed) for seed in range(2)], label_map(12, 17)
     palette = Image.fromarray(labels, mode="P")
@@ -340,12 +314,6 @@ def test_paths_of_what_is_no_regular_file(processor_class, tmp_path):
         for arguments in ((tmp_path / name,), (tmp_path / "image.png", tmp_path / name)):
             with pytest.raises(ValueError, match=f"{name} is no regular file, expected that of an image"):
                 processor_class()(*arguments)
-
-
-def test_16_bits_of_a_file_are_scaled(processor_class, tmp_path):
-    Image.fromarray(np.array([[0, 257], [2570, 65535]], dtype=np.uint16)).save(tmp_path / "image.png")
-    values = processor_class()([str(tmp_path / "image.png")], return_tensors="pt", **ONLY_DECODE)["pixel_values"]
-    assert torch.equal(values, torch.tensor([[0.0, 1.0], [10.0, 255.0]]).expand(1, 3, 2, 2))
 
 
 def test_a_photo_is_turned_as_its_file_says(processor_class, tmp_path):
@@ -521,137 +489,15 @@ def test_modes_of_pil_without_conversion(processor_class):
 # Windows
 
 
-def original_windows(image: torch.Tensor, window: int, stride: int) -> tuple[list[torch.Tensor], list[list[int]]]:
-    """
-    What the original implementation does to a `(channels, height, width)` image before its model: enlarges it if its
-    short side is below the window, and cuts it.
-    """
-    height, width = image.shape[-2:]
-    if min(height, width) < window:
-        if height < width:
-            new_height, new_width = window, width / height * window
-        else:
-            new_height, new_width = height / width * window, window
-        image = interpolate(image[None], (int(new_height), int(new_width)), mode="bilinear")[0]
-        height, width = image.shape[-2:]
-    anchors = []
-    for side in (height, width):
-        anchors.append([])
-        start = 0
-        while start < side - window:
-            anchors[-1].append(start)
-            start += stride
-        anchors[-1].append(side - window)
-    windows, offsets = [], []
-    for top in anchors[0]:
-        for left in anchors[1]:
-            windows.append(image[:, top : top + window, left : left + window])
-            offsets.append([top, left, window, window, height, width])
-    return windows, offsets
-
-
-WINDOW_CASES = [
-    # height, width, window, stride
-    (64, 64, 32, 32),
-    (64, 96, 32, 20),
-    (33, 32, 32, 32),
-    (70, 101, 32, 32),
-    (32, 32, 32, 7),
-    (20, 30, 32, 32),
-    (31, 97, 32, 24),
-    (97, 31, 32, 1),
-    (3, 10, 32, 32),
-    (1, 1, 32, 16),
-    (1, 50, 32, 32),
-    (47, 29, 31, 13),
-]
-
-
-@pytest.mark.parametrize(("height", "width", "window", "stride"), WINDOW_CASES)
-def test_windows_are_those_of_the_original_implementation(processor_class, height, width, window, stride):
-    image = picture(height, width)
-    windows, offsets = original_windows((pixels_of(image) * (1 / 255) - 0.5) / 0.5, window, stride)
-    processor = processor_class(do_resize=False, do_split_image=True, crop_size=window, window_stride=stride)
-    inputs = processor(image, return_tensors="pt")
-    assert inputs["window_offsets"].dtype == torch.int64
-    assert inputs["window_offsets"].tolist() == [[0, *window_offsets] for window_offsets in offsets]
-    assert torch.equal(inputs["pixel_values"], torch.stack(windows))
-
-
-def test_enlarged_sizes_truncate_the_product_of_the_ratio():
-    assert shared.get_enlarged_size((100, 333), (512, 512)) == (512, 1704)
-    assert shared.get_enlarged_size((333, 100), (512, 512)) == (1704, 512)
-    for short in range(1, 60):
-        for long in range(short, 200, 3):
-            assert shared.get_enlarged_size((short, long), (60, 60)) == (60, int(long / short * 60))
-            assert shared.get_enlarged_size((long, short), (60, 60)) == (int(long / short * 60), 60)
-
-
-@pytest.mark.parametrize("size", [(20, 20), (20, 30), (100, 20), (39, 100), (41, 59), (41, 61), (1, 80), (40, 1)])
-def test_windows_that_are_not_square(processor_class, size):
-    processor = processor_class(
-        do_resize=False, do_split_image=True, crop_size={"height": 40, "width": 60}, window_stride=40
-    )
-    inputs = processor(picture(*size), return_tensors="pt")
-    height, width = inputs["window_offsets"][0, -2:].tolist()
-    assert inputs["pixel_values"].shape[-2:] == (40, 60)
-    # No larger than it must be, and as near to the aspect ratio as whole pixels allow.
-    if size[0] >= 40 and size[1] >= 60:
-        assert (height, width) == size
-    else:
-        assert height == 40 or width == 60
-        assert abs(width * size[0] - height * size[1]) <= max(size)
-    covered = torch.zeros(height, width)
-    for _, top, left, window_height, window_width, _, _ in inputs["window_offsets"].tolist():
-        covered[top : top + window_height, left : left + window_width] = 1
-    assert covered.all()
-
-
-def test_strides_of_either_direction(processor_class):
-    processor = processor_class(
-        do_resize=False, do_split_image=True, crop_size=(32, 48), window_stride={"height": 20, "width": 40}
-    )
-    offsets = processor(picture(70, 130), return_tensors="pt")["window_offsets"]
+@pytest.mark.parametrize(
+    "window_stride", [(20, 40), [20, 40], {"width": 40, "height": 20}, SizeDict(height=20, width=40)], ids=repr
+)
+def test_strides_of_either_direction(processor_class, window_stride):
+    settings = {"do_resize": False, "do_split_image": True, "crop_size": (32, 48), "window_stride": window_stride}
     expected = [[0, top, left, 32, 48, 70, 130] for top in (0, 20, 38) for left in (0, 40, 80, 82)]
-    assert offsets.tolist() == expected
-    pairs = ((20, 40), [20, 40], {"width": 40, "height": 20}, SizeDict(height=20, width=40))
-    for window_stride in pairs:
-        for inputs in (
-            processor(picture(70, 130), return_tensors="pt", window_stride=window_stride),
-            processor_class(do_resize=False, do_split_image=True, crop_size=(32, 48), window_stride=window_stride)(
-                picture(70, 130), return_tensors="pt"
-            ),
-        ):
-            assert inputs["window_offsets"].tolist() == expected
-    # Of a call, and the same as one number where both are equal.
-    for window_stride in ({"width": 31, "height": 31}, 31):
-        inputs = processor(picture(70, 130), return_tensors="pt", window_stride=window_stride)
-        assert inputs["window_offsets"][:, 1:3].tolist() == [
-            [top, left] for top in (0, 31, 38) for left in (0, 31, 62, 82)
-        ]
-
-
-def test_windows_of_either_direction_make_maps(processor_class):
-    """Scores of a constant stay constant where windows overlap."""
-    processor = processor_class(
-        do_resize=False, do_split_image=True, patch_size=8, crop_size=32, window_stride={"height": 9, "width": 32}
-    )
-    inputs = processor(picture(50, 70), label_map(50, 70), return_tensors="pt")
-    assert inputs["labels"].shape == (len(inputs["window_offsets"]), 32, 32)
-    logits = torch.tensor([1.0, 3.0, 2.0])[None, :, None, None].expand(len(inputs["labels"]), 3, 4, 4)
-    (result,) = processor.post_process_semantic_segmentation(
-        {"logits": logits, "window_offsets": inputs["window_offsets"]}, return_segmentation_scores=True
-    )
-    assert (result["segmentation"] == 1).all()
-    assert torch.equal(result["segmentation_scores"][:, 49, 69], torch.tensor([1.0, 3.0, 2.0]))
-
-
-def test_strips_are_stretched_rather_than_made_enormous(processor_class):
-    processor = processor_class(do_split_image=True)
-    for size, offsets in (((1, 3000), [512, 2048]), ((3000, 1), [2048, 512])):
-        inputs = processor(picture(*size), return_tensors="pt")
-        assert inputs["pixel_values"].shape == (4, 3, 512, 512)
-        assert inputs["window_offsets"][0, -2:].tolist() == offsets
+    made, called = processor_class(**settings), processor_class()
+    assert made(picture(70, 130), return_tensors="pt")["window_offsets"].tolist() == expected
+    assert called(picture(70, 130), return_tensors="pt", **settings)["window_offsets"].tolist() == expected
 
 
 def test_windows_of_several_images_follow_each_other(processor_class):
@@ -955,78 +801,42 @@ def random_outputs(processor, images, num_labels: int, dtype: torch.dtype = torc
     return ModelOutput(logits=logits, window_offsets=inputs["window_offsets"])
 
 
-def stitched_by_hand(outputs: ModelOutput, patch_size: int, target_sizes: list | None) -> list[torch.Tensor]:
-    """Scores of each image: all classes at once, pixel by pixel sums and counts in the size of the resized image."""
-    scores = []
-    offsets = outputs["window_offsets"].tolist()
-    for image_index in range(offsets[-1][0] + 1):
-        height, width = next(row[-2:] for row in offsets if row[0] == image_index)
-        sums, counts = torch.zeros(outputs["logits"].shape[1], height, width), torch.zeros(height, width)
-        for logits, (index, top, left, window_height, window_width, _, _) in zip(
-            outputs["logits"].float(), offsets, strict=True
-        ):
-            if index == image_index:
-                size = (logits.shape[-2] * patch_size, logits.shape[-1] * patch_size)
-                window = interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
-                sums[:, top : top + window_height, left : left + window_width] += window[
-                    :, :window_height, :window_width
-                ]
-                counts[top : top + window_height, left : left + window_width] += 1
-        size = (height, width) if target_sizes is None else tuple(target_sizes[image_index])
-        scores.append(interpolate((sums / counts)[None], size=size, mode="bilinear", align_corners=False)[0])
-    return scores
-
-
-def test_logits_can_be_stretched_to_each_window(processor_class):
-    """Also to those of a batch that was padded, of whose logits each window has a part."""
-    processor = processor_class(patch_size=8, do_resize=False, do_pad=True, crop_logits=False)
-    images = [picture(20, 45), picture(33, 24)]
-    outputs = random_outputs(processor, images, num_labels=3)
-    results = processor.post_process_semantic_segmentation(outputs, return_segmentation_scores=True)
-    for result, logits, size, grid in zip(
-        results, outputs["logits"], [(20, 45), (33, 24)], [(3, 6), (5, 3)], strict=True
-    ):
-        expected = interpolate(logits[None, :, : grid[0], : grid[1]], size=size, mode="bilinear", align_corners=False)
-        torch.testing.assert_close(result.segmentation_scores, expected[0])
+@pytest.mark.parametrize("settings", [{}, {"crop_logits": False}, {"do_split_image": False, "do_pad": True}])
+@pytest.mark.parametrize("target_type", [None, list, tuple, np.array, torch.tensor])
+def test_maps_and_scores_are_those_of_merged_windows(processor_class, settings, target_type):
+    sizes, target_sizes = [(40, 50), (60, 35)], [(20, 30), (60, 35)]
+    splitting = {"patch_size": 8, "do_split_image": True, "do_resize": False, "crop_size": 33, "window_stride": 20}
+    processor = processor_class(**splitting | settings)
+    outputs = random_outputs(processor, [picture(*size) for size in sizes], num_labels=5)
+    sizes = sizes if target_type is None else target_sizes
+    target_sizes = None if target_type is None else target_type(target_sizes)
+    maps = processor.post_process_semantic_segmentation(outputs, target_sizes)
+    results = processor.post_process_semantic_segmentation(outputs, target_sizes, return_segmentation_scores=True)
+    images = group_windows(outputs["window_offsets"], outputs["logits"], 8, is_padded=True)
+    for windows, size, segmentation, result in zip(images, sizes, maps, results, strict=True):
+        crop_logits = settings.get("crop_logits", True)
+        expected, scores = merge_windows(outputs["logits"], windows, 8, size, crop_logits, return_scores=True)
+        assert torch.equal(segmentation, expected) and torch.equal(result["segmentation"], expected)
+        assert torch.equal(result.segmentation_scores, scores)
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [
-        {
-            "do_split_image": True,
-            "size": {"shortest_edge": 48, "longest_edge": 96},
-            "crop_size": 48,
-            "window_stride": 20,
-        },
-        {"do_split_image": True, "do_resize": False, "crop_size": 44, "window_stride": 44},
-        {"do_split_image": True, "do_resize": False, "crop_size": (33, 48), "window_stride": 30},
-        {"do_resize": False, "do_pad": True},
-        {"size": {"height": 50, "width": 37}},
-    ],
-    ids=["overlapping", "enlarged", "oblong", "padded", "whole"],
+    "target_sizes", [[(32, 64)] * 2, [], torch.tensor([[32, 64], [1, 1]]), (32, 64), [(32, 64, 3)], [(0, 64)]]
 )
-@pytest.mark.parametrize("target_type", [None, list, tuple, torch.tensor])
-def test_maps_are_the_argmax_of_stitched_logits(processor_class, settings, target_type, monkeypatch):
-    processor = processor_class(patch_size=8, **settings)
-    # Landscape, portrait, square, small, a single pixel.
-    images = [picture(60, 81), picture(97, 50), picture(64, 64), picture(13, 20), picture(1, 1)]
-    target_sizes = [(60, 81), (33, 150), (64, 64), (13, 20), (1, 1)]
-    outputs = random_outputs(processor, images, num_labels=11)
-    expected_scores = stitched_by_hand(outputs, 8, None if target_type is None else target_sizes)
-    target_sizes = None if target_type is None else target_type(target_sizes)
+def test_refused_target_sizes(processor_class, target_sizes):
+    processor = processor_class(patch_size=8, do_split_image=True, do_resize=False, crop_size=32, window_stride=32)
+    outputs = random_outputs(processor, [picture(32, 64)], num_labels=5)
+    with pytest.raises(ValueError, match=r"for each of 1 image\(s\), got"):
+        processor.post_process_semantic_segmentation(outputs, target_sizes)
 
-    # All classes at once, a few at a time, and one by one. torch interpolates one, three or many channels by different
-    # code, which rounds differently.
-    for max_score_bytes, tolerance in ((shared.MAX_SCORE_BYTES, 0), (4 * 97 * 81 * 4, 1e-4), (1, 1e-4)):
-        monkeypatch.setattr(shared, "MAX_SCORE_BYTES", max_score_bytes)
-        maps = processor.post_process_semantic_segmentation(outputs, target_sizes)
-        results = processor.post_process_semantic_segmentation(outputs, target_sizes, return_segmentation_scores=True)
-        for segmentation, result, scores in zip(maps, results, expected_scores, strict=True):
-            assert segmentation.dtype == torch.int64
-            assert torch.equal(segmentation, result["segmentation"])
-            assert torch.equal(segmentation, result.segmentation_scores.argmax(dim=0))
-            torch.testing.assert_close(result.segmentation_scores, scores, atol=tolerance, rtol=0)
+
+def test_windows_of_another_model_or_torn_apart_are_refused(processor_class):
+    processor = processor_class(patch_size=8, do_split_image=True, do_resize=False, crop_size=32, window_stride=32)
+    outputs = random_outputs(processor, [picture(32, 64)], num_labels=5)
+    with pytest.raises(ValueError, match="do not cover the 32 x 64 pixels"):
+        processor.post_process_semantic_segmentation({name: value[:1] for name, value in outputs.items()})
+    with pytest.raises(ValueError, match="`patch_size` of the model"):
+        processor_class(patch_size=16, do_split_image=True).post_process_semantic_segmentation(outputs)
 
 
 def test_outputs_without_offsets_are_whole_images(processor_class):
@@ -1100,116 +910,6 @@ def test_scores_without_a_value_are_warned_of(processor_class, value, dtype, cap
         assert "diverged" in message and "float16" in message
 
 
-def test_map_lies_where_the_image_does(processor_class):
-    """Logits that are right about their windows make a map that is right about the image, however it was cut."""
-    # No stripe ends where a window does: there, the map is a compromise.
-    stripes = np.repeat(np.array([0, 1, 4, 2, 0, 3, 1], dtype=np.uint8), [16, 16, 24, 16, 8, 16, 16])
-    processor = processor_class(patch_size=8, do_resize=False, do_split_image=True, crop_size=48, window_stride=40)
-    for truth in (np.tile(stripes, (96, 1)), np.tile(stripes[:, None], (1, 80))):
-        height, width = truth.shape
-        inputs = processor(picture(height, width), truth, return_tensors="pt")
-        patches = inputs["labels"].unfold(1, 8, 8).unfold(2, 8, 8)[..., 4, 4]
-        logits = torch.nn.functional.one_hot(patches, 5).permute(0, 3, 1, 2)
-        outputs = {"logits": logits, "window_offsets": inputs["window_offsets"]}
-        assert np.array_equal(processor.post_process_semantic_segmentation(outputs)[0], truth)
-        larger = processor.post_process_semantic_segmentation(outputs, target_sizes=[(2 * height, 2 * width)])[0]
-        assert np.array_equal(larger, truth.repeat(2, axis=0).repeat(2, axis=1))
-
-
-def test_one_label_is_where_its_sigmoid_exceeds_one_half(processor_class):
-    processor = processor_class(patch_size=8, do_split_image=True, do_resize=False, crop_size=32, window_stride=20)
-    outputs = random_outputs(processor, [picture(40, 50)], num_labels=1)
-    (scores,) = stitched_by_hand(outputs, 8, [(20, 30)])
-    (result,) = processor.post_process_semantic_segmentation(outputs, [(20, 30)], return_segmentation_scores=True)
-    assert torch.equal(result.segmentation_scores, scores)
-    assert torch.equal(result.segmentation, (scores[0].sigmoid() > 0.5).long())
-    assert set(result.segmentation.unique().tolist()) == {0, 1}
-    zeros = {"logits": torch.zeros(1, 1, 2, 2)}
-    assert not processor_class().post_process_semantic_segmentation(zeros)[0].any()
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_upsampled_in_float32(processor_class, dtype):
-    processor = processor_class(patch_size=8, do_split_image=True, do_resize=False, crop_size=32, window_stride=20)
-    outputs = random_outputs(processor, [picture(40, 50)], num_labels=5, dtype=dtype)
-    (scores,) = stitched_by_hand(outputs, 8, [(80, 100)])
-    (result,) = processor.post_process_semantic_segmentation(outputs, [(80, 100)], return_segmentation_scores=True)
-    assert result.segmentation_scores.dtype == torch.float32
-    assert torch.equal(result.segmentation_scores, scores)
-
-
-def test_rows_of_a_batch_may_come_in_any_order(processor_class):
-    processor = processor_class(patch_size=8, do_split_image=True, do_resize=False, crop_size=32, window_stride=20)
-    outputs = random_outputs(processor, [picture(40, 50), picture(60, 32)], num_labels=5)
-    expected = processor.post_process_semantic_segmentation(outputs)
-    backwards = {name: value.flip(0) for name, value in outputs.items()}
-    for segmentation, expected_segmentation in zip(
-        processor.post_process_semantic_segmentation(backwards), expected, strict=True
-    ):
-        # Sums depend on their order, by a rounding error.
-        assert (segmentation == expected_segmentation).float().mean() > 0.999
-
-
-def test_rows_that_do_not_make_an_image_are_refused(processor_class):
-    processor = processor_class(patch_size=8, do_split_image=True, do_resize=False, crop_size=32, window_stride=32)
-    outputs = random_outputs(processor, [picture(32, 64)], num_labels=5)
-    post_process = processor.post_process_semantic_segmentation
-
-    def rows(*indices, offsets=None):
-        offsets = outputs["window_offsets"] if offsets is None else torch.tensor(offsets)
-        return {"logits": outputs["logits"][list(indices)], "window_offsets": offsets[list(indices)]}
-
-    # As a pipeline with a batch size tears windows apart; or calls put together under one image index.
-    with pytest.raises(ValueError, match=r"1 window\(s\) do not cover the 32 x 64 pixels of image 0.*batch_size=1"):
-        post_process(rows(0), [(32, 64)])
-    with pytest.raises(ValueError, match="the same window twice"):
-        post_process(rows(0, 1, 1))
-    with pytest.raises(ValueError, match="different sizes"):
-        post_process(rows(0, 1, offsets=[[0, 0, 0, 32, 32, 32, 32], [0, 0, 0, 32, 32, 32, 64]]))
-    with pytest.raises(ValueError, match="beyond its borders"):
-        post_process(rows(0, 1, offsets=[[0, 0, 0, 32, 32, 32, 40], [0, 0, 32, 32, 32, 32, 40]]))
-    with pytest.raises(ValueError, match=r"must have shape \(2, 7\).*got \(1, 7\)"):
-        post_process({"logits": outputs["logits"], "window_offsets": outputs["window_offsets"][:1]})
-    for target_sizes in ([(32, 64)] * 2, [], torch.tensor([[32, 64], [1, 1]]), (32, 64), [(32, 64, 3)], [(0, 64)]):
-        with pytest.raises(ValueError, match=r"for each of 1 image\(s\), got"):
-            post_process(outputs, target_sizes)
-
-
-@pytest.mark.parametrize("patch_size", [4, 16])
-def test_patch_size_of_another_model_is_refused(processor_class, patch_size):
-    outputs = random_outputs(processor_class(patch_size=8, size={"height": 32, "width": 48}), picture(32, 48), 5)
-    with pytest.raises(ValueError, match=rf"patches of {patch_size} pixels.*got 4 x 6.*`patch_size` of the model"):
-        processor_class(patch_size=patch_size).post_process_semantic_segmentation(outputs)
-
-
-class LargestTensor(TorchDispatchMode):
-    """Records the bytes of the largest tensor that an operation returns."""
-
-    num_bytes = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        results = func(*args, **(kwargs or {}))
-        for result in results if isinstance(results, (list, tuple)) else [results]:
-            if isinstance(result, torch.Tensor):
-                self.num_bytes = max(self.num_bytes, result.untyped_storage().nbytes())
-        return results
-
-
-def test_memory_does_not_grow_with_the_number_of_classes():
-    processor = SegmenterImageProcessorPil(do_split_image=True, do_resize=False)
-    offsets = processor(np.zeros((1024, 2048), dtype=np.uint8), return_tensors="pt")["window_offsets"]
-    outputs = {"logits": torch.randn(8, 150, 32, 32), "window_offsets": offsets}
-    with LargestTensor() as largest:
-        (segmentation,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[(1024, 2048)])
-    assert segmentation.shape == (1024, 2048)
-    all_scores = 150 * 1024 * 2048 * 4
-    assert largest.num_bytes <= shared.MAX_SCORE_BYTES < all_scores / 15
-    # The recorder sees such a tensor where there is one.
-    with LargestTensor() as largest:
-        torch.empty(150, 1024, 2048)
-    assert largest.num_bytes == all_scores
-
-
 # Saving and loading
 
 SETTINGS = [
@@ -1239,55 +939,6 @@ def test_settings_survive_saving(processor_class, load_class, settings, tmp_path
         if name not in ("size", "crop_size", "pad_size"):
             stored = json.loads(first)[name]
             assert stored == (list(value) if isinstance(value, tuple) else value)
-
-
-AUTO_MAP = {
-    "AutoImageProcessor": {
-        "torchvision": "image_processing_segmenter.SegmenterImageProcessor",
-        "pil": "image_processing_pil_segmenter.SegmenterImageProcessorPil",
-    }
-}
-
-
-def test_saving_brings_the_code_of_both_backends(processor_class, tmp_path):
-    processor_class().save_pretrained(tmp_path)
-    stored = json.loads((tmp_path / "preprocessor_config.json").read_text())
-    assert stored["auto_map"] == AUTO_MAP
-    assert stored["image_processor_type"] == "SegmenterImageProcessor"
-    for module in (shared, torchvision_backend):
-        name = module.__name__.rpartition(".")[-1] + ".py"
-        assert (tmp_path / name).read_text() == (REPOSITORY / "segmenter_hf" / name).read_text()
-    assert SegmenterImageProcessor().to_dict() == SegmenterImageProcessorPil().to_dict()
-
-
-def test_subclasses_point_to_themselves(processor_class):
-    subclass = type("MyImageProcessor", (processor_class,), {"__module__": "my_module"})
-    assert subclass().to_dict().get("auto_map") != AUTO_MAP
-
-
-def test_auto_class_finds_the_backends(tmp_path):
-    SegmenterImageProcessor(window_stride=100).save_pretrained(tmp_path)
-    for backend, processor_class in BACKENDS.items():
-        processor = AutoImageProcessor.from_pretrained(tmp_path, backend=backend)
-        assert type(processor) is processor_class
-        assert processor.window_stride == 100
-
-
-@pytest.mark.parametrize("module", [shared, torchvision_backend])
-def test_files_import_only_what_a_model_repository_may(module):
-    """The scanner of transformers, which decides what is copied along and what must be installed."""
-    twin = {"image_processing_segmenter", "image_processing_pil_segmenter"} - {module.__name__.rpartition(".")[-1]}
-    assert set(get_relative_imports(module.__file__)) == twin
-    assert set(get_imports(module.__file__)) <= {
-        "collections",
-        "math",
-        "numpy",
-        "os",
-        "PIL",
-        "torch",
-        "transformers",
-        "typing",
-    }
 
 
 WITHOUT_TORCHVISION = """

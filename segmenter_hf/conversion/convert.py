@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import CONFIG_NAME
 
-from .. import configuration_segmenter, image_processing_pil_segmenter, image_processing_segmenter, modeling_segmenter
+from .. import image_processing_segmenter, modeling_segmenter
 from ..configuration_segmenter import SegmenterConfig
 from ..image_processing_pil_segmenter import SegmenterImageProcessorPil
 from ..modeling_segmenter import SegmenterPreTrainedModel
@@ -28,13 +29,12 @@ from .timm import NAME_PREFIX, load_named
 
 # Killed processes leave folders of this prefix beside their output, and the next one removes them.
 TEMPORARY_PREFIX = ".converting-"
-CODE_MODULES = (
-    configuration_segmenter,
-    modeling_segmenter,
-    image_processing_segmenter,
-    image_processing_pil_segmenter,
-)
-CODE_FILES = {Path(module.__file__).name for module in CODE_MODULES}
+# The code that the library copies beside a model and its image processor: paths by names, found as the library does.
+CODE_FILES = {
+    Path(file).name: Path(file)
+    for module in (modeling_segmenter, image_processing_segmenter)
+    for file in (module.__file__, *get_relative_import_files(module.__file__))
+}
 # Older releases of transformers saved large models in several files.
 MODEL_FILES = re.compile(
     r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|preprocessor_config\.json"

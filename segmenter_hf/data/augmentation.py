@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 from transformers.image_utils import SizeDict
 
-from ..image_processing_pil_segmenter import IGNORE_INDEX, SegmenterImageProcessingMixin, get_resized_size
+from ..image_processing_segmenter import IGNORE_INDEX, SegmenterImageProcessingMixin, get_resized_size
 
 
 # Of MMSegmentation's RandomCrop: the first, and up to ten more.

@@ -11,11 +11,8 @@ import numpy as np
 from datasets import Dataset, Image
 from tqdm.auto import tqdm
 
-from ..image_processing_pil_segmenter import (
-    IGNORE_INDEX,
-    SegmenterImageProcessingMixin,
-    SegmenterImageProcessorPil,
-)
+from ..image_processing_pil_segmenter import SegmenterImageProcessorPil
+from ..image_processing_segmenter import IGNORE_INDEX, SegmenterImageProcessingMixin
 from .columns import is_array_feature
 from .examples import COLUMNS, EXAMPLE_ERRORS, ExampleFile, ExampleReader, require_columns, require_length, row_name
 from .findings import Finding, FindingCollector

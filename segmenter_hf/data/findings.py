@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image as PILImage
 
-from ..image_processing_pil_segmenter import IGNORE_INDEX
+from ..image_processing_segmenter import IGNORE_INDEX
 from .examples import ExampleFile
 from .image_files import TURNED, ImageFile, UnreadableImageError
 from .labels import load_label_set

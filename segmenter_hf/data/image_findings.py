@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..image_processing_pil_segmenter import SegmenterImageProcessingMixin
+from ..image_processing_segmenter import SegmenterImageProcessingMixin
 from .findings import Finding
 from .image_files import ImageFile
 

@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict, Features, Image, load_dataset_builder
 from datasets.exceptions import DatasetsError
 from PIL import Image as PILImage
 
-from ..image_processing_pil_segmenter import to_labels
+from ..image_processing_segmenter import to_labels
 from ..inputs import check_regular_file
 from .columns import find_columns, is_array_feature
 from .examples import COLUMNS, ColumnNames, remember_files

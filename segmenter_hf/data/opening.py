@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from ..image_processing_pil_segmenter import SegmenterImageProcessingMixin
+from ..image_processing_segmenter import SegmenterImageProcessingMixin
 from ..processes import gather_objects, rank_and_number_of_processes
 from .checks import check_splits, find_unreadable
 from .loading import SegmentationData, load_segmentation_data

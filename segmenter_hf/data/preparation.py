@@ -17,7 +17,7 @@ from datasets import Features, Image
 from PIL import Image as PILImage
 from tqdm.auto import tqdm
 
-from ..image_processing_pil_segmenter import IGNORE_INDEX
+from ..image_processing_segmenter import IGNORE_INDEX
 from ..inputs import read_bytes
 from ..output_folders import replacing_folder
 from ..outputs import refuse_unwritable, write_text

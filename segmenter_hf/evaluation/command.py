@@ -13,7 +13,7 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, B
 
 from ..data.examples import ExampleReader
 from ..data.opening import SplitChoice, open_splits
-from ..image_processing_pil_segmenter import SegmenterImageProcessingMixin, reduce_labels, to_labels
+from ..image_processing_segmenter import SegmenterImageProcessingMixin, reduce_labels, to_labels
 from ..outputs import check_output_dir, check_output_file, refuse_unwritable, replacing_file
 from ..processes import check_connected, check_launch
 from ..visualization import draw_comparison, make_photo

@@ -16,7 +16,7 @@ from transformers import BaseImageProcessor, BatchFeature, PreTrainedConfig
 from transformers.image_utils import SizeDict
 
 from ..data.examples import ExampleError, ExampleReader
-from ..image_processing_pil_segmenter import reduce_labels, to_labels
+from ..image_processing_segmenter import reduce_labels, to_labels
 from ..processes import gather_objects, rank_and_number_of_processes
 from .metrics import MeanIoU, confusion_matrix, iou_scores
 from .record import MULTI_SCALES

@@ -13,7 +13,6 @@ from ..configuration_segmenter import SegmenterConfig
 from ..conversion.convert import (
     CARD_FILE,
     CODE_FILES,
-    CODE_MODULES,
     LICENCE_FILE,
     LICENCES,
     TEMPORARY_PREFIX,
@@ -33,7 +32,6 @@ from .client import PushError, call_hub
 from .figures import read_figures, update_figures
 
 
-CODE_PATHS = [Path(module.__file__) for module in CODE_MODULES]
 # The licence is that of the weights: MIT asks for its notice to come along. The code states its own.
 REPOSITORY_FILES = {
     CARD_FILE,
@@ -41,7 +39,8 @@ REPOSITORY_FILES = {
     "config.json",
     "model.safetensors",
     "preprocessor_config.json",
-} | CODE_FILES
+    *CODE_FILES,
+}
 
 
 def find_figures(row: ReleasedCheckpoint, results_dir: Path) -> list[Figure]:
@@ -122,7 +121,7 @@ def assemble_documents(
     with torch.device("meta"):
         model = (SegmenterModel if row.is_encoder else SegmenterForSemanticSegmentation)(config)
     write_card_and_licence(folder, row, repo_id, tag, figures, model)
-    for path in CODE_PATHS:
+    for path in CODE_FILES.values():
         shutil.copy(path, folder)
 
 
@@ -177,7 +176,7 @@ def verify(folder: Path, model: PreTrainedModel, image_processor: SegmenterImage
     stored = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
     if stored.get("auto_map") != image_processor.to_dict()["auto_map"]:
         differences.append("code of the image processor")
-    differences += [path.name for path in CODE_PATHS if (folder / path.name).read_bytes() != path.read_bytes()]
+    differences += [name for name, path in CODE_FILES.items() if (folder / name).read_bytes() != path.read_bytes()]
     names = {path.name for path in folder.iterdir()}
     differences += sorted(names ^ REPOSITORY_FILES)
     if differences:

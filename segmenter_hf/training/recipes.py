@@ -13,7 +13,7 @@ from typing import Any
 
 from ..configuration_segmenter import SegmenterConfig
 from ..data.labels import LABEL_SETS, load_label_set
-from ..image_processing_pil_segmenter import SegmenterImageProcessingMixin
+from ..image_processing_segmenter import SegmenterImageProcessingMixin
 
 
 logger = logging.getLogger(__name__)

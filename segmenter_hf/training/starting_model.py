@@ -19,8 +19,7 @@ from ..configuration_segmenter import SegmenterConfig
 from ..conversion import ConversionError, convert_checkpoint
 from ..conversion.released import is_released
 from ..data.labels import LABEL_SETS, load_label_set
-from ..image_processing_pil_segmenter import SegmenterImageProcessingMixin
-from ..image_processing_segmenter import SegmenterImageProcessor
+from ..image_processing_segmenter import SegmenterImageProcessingMixin, SegmenterImageProcessor
 from ..modeling_segmenter import SegmenterForSemanticSegmentation, patch_grid
 from .arguments import DataArguments, MethodArguments, ModelArguments, TrainingError, refuse_unusable
 from .channels import fit_channels, set_channels

@@ -12,7 +12,7 @@ from ..data.examples import ExampleReader
 from ..data.loading import SegmentationData
 from ..data.opening import SplitChoice, open_splits
 from ..hub.origins import StartingWeights, load_starting_weights
-from ..image_processing_pil_segmenter import SegmenterImageProcessingMixin, reduce_labels, to_labels
+from ..image_processing_segmenter import SegmenterImageProcessingMixin, reduce_labels, to_labels
 from .arguments import DataArguments, MethodArguments, ModelArguments, refuse_unusable
 from .recipes import Recipe
 from .samples import TrainingDataset

@@ -12,7 +12,7 @@ from segmenter_hf.hub import repository
 from segmenter_hf.hub.client import PushError, make_manifest
 from segmenter_hf.hub.repository import assemble, find_figures
 from segmenter_hf.output_folders import temporary_folder
-from tests.common import run_in_child
+from tests.common import CODE_FILES, run_in_child
 from tests.conversion.original_checkpoints import make_original_checkpoint
 from tests.hub.released_checkpoints import MODEL_FILES, REPOS, RESULTS_DIR, ROWS
 
@@ -117,6 +117,10 @@ def test_leftovers_of_killed_runs_are_removed_and_nothing_else(assemble_first, t
 
 def test_files_of_others_in_the_place_of_a_folder_are_not_removed(assemble_first):
     folder = assemble_first()
+    # Earlier releases kept the windows in one of the other files: what they wrote is the project's own too.
+    (folder / "windows_segmenter.py").unlink()
+    assemble_first()
+    assert {path.name for path in folder.glob("*.py")} == CODE_FILES
     (folder / ".git").mkdir()
     (folder / "notes.txt").write_text("mine")
     before = make_manifest(folder)
