@@ -16,7 +16,7 @@ import sys
 
 try:
     from segmenter_hf.command_line import run
-# While torch is loaded, which takes seconds. What else takes long, or may be missing, is imported in functions.
+# Loading torch takes seconds, in which users interrupt. What else takes long, or may be missing, is imported later.
 except KeyboardInterrupt:
     print("compute_image_statistics.py: interrupted.", file=sys.stderr)
     sys.exit(130)

@@ -21,7 +21,7 @@ try:
     from segmenter_hf import default_checkpoint
     from segmenter_hf.command_line import run, user_path
     from segmenter_hf.processes import leave
-# While torch is loaded, which takes seconds. What else takes long, or may be missing, is imported in functions.
+# Loading torch takes seconds, in which users interrupt. What else takes long, or may be missing, is imported later.
 except KeyboardInterrupt:
     print("evaluate_semantic_segmentation.py: interrupted.", file=sys.stderr)
     sys.exit(130)
@@ -33,7 +33,8 @@ def parse_arguments() -> argparse.Namespace:
         description=description, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        *("--model_name_or_path", "--model"),
+        "--model_name_or_path",
+        "--model",
         default=default_checkpoint(),
         help="folder or Hub id (default: the shipped checkpoint)",
     )
@@ -96,7 +97,7 @@ def start() -> int:
     def work():
         evaluate(args)
 
-    # Of an example, only the process knows that was to score it.
+    # Only the process that was to score an example knows of its error.
     return run(work, (EvaluationError,), (ExampleError,), if_interrupted="Run it again: it starts anew.")
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 try:
     from segmenter_hf.command_line import print_line, run, user_path
-# While torch is loaded, which takes seconds. What else takes long, or may be missing, is imported in functions.
+# Loading torch takes seconds, in which users interrupt. What else takes long, or may be missing, is imported later.
 except KeyboardInterrupt:
     print("prepare_dataset.py: interrupted.", file=sys.stderr)
     sys.exit(130)
@@ -76,12 +76,12 @@ def push(folder: Path, repo_id: str, private: bool):
     from huggingface_hub import HfApi
 
     api = HfApi()
-    # Shards of another number, of an earlier upload, would be read too.
+    # Shards that an earlier upload left, of which there may be more, would be read too.
     settings = {"repo_type": "dataset", "folder_path": folder, "delete_patterns": "data/*.parquet"}
     try:
         api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
         api.upload_folder(repo_id=repo_id, commit_message="Upload the prepared dataset", **settings)
-    # Those of the Hub and of the connection; uploads wrap them in a RuntimeError.
+    # These are the errors of the Hub and of the connection, which uploads wrap in a RuntimeError.
     except (OSError, RuntimeError, ValueError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         log_in = "Log in with `hf auth login`, or set HF_TOKEN, to a token that may write."
@@ -92,7 +92,7 @@ def push(folder: Path, repo_id: str, private: bool):
 
 
 def prepare(args: argparse.Namespace):
-    from segmenter_hf.data.preparation import LAYOUTS, prepare_dataset
+    from segmenter_hf.data.preparation import DOWNLOADS, prepare_dataset
 
     name = args.dataset if args.dataset != "pascal_context" else f"pascal_context_{args.num_classes or 60}"
     prepared = prepare_dataset(name, args.source, args.output_dir, overwrite=args.overwrite, show_progress=True)
@@ -100,8 +100,8 @@ def prepare(args: argparse.Namespace):
         print_line(f"warning: {warning}")
     counts = ", ".join(f"{count} images for {split}" for split, count in prepared.num_images.items())
     print(f"{args.output_dir}: {counts}, {prepared.num_bytes / 1e6:,.1f} MB")
-    print(LAYOUTS[name].note)
-    print(f"The terms of the data apply: {LAYOUTS[name].homepage}")
+    print(DOWNLOADS[name].note)
+    print(f"The terms of the data apply: {DOWNLOADS[name].homepage}")
 
     if args.push_to_hub:
         push(args.output_dir, args.repo_id, private=not args.public)

@@ -39,7 +39,7 @@ def main() -> int:
     images = []
     for path in args.images:
         try:
-            # Cameras store the turn of a photo beside its pixels.
+            # Cameras store beside the pixels of a photo how it is to be turned.
             images.append(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
         except (OSError, Image.DecompressionBombError) as error:
             print(f"{path}: not a readable image ({error})", file=sys.stderr)

@@ -20,7 +20,7 @@ from transformers.image_utils import SizeDict
 from ..image_processing_segmenter import IGNORE_INDEX, SegmenterImageProcessingMixin, get_resized_size
 
 
-# Of MMSegmentation's RandomCrop: the first, and up to ten more.
+# MMSegmentation's RandomCrop draws a first crop and up to ten more.
 MAX_CROPS = 11
 
 
@@ -135,7 +135,7 @@ class PhotometricDistortion(v2.Transform):
     def transform(self, inpt, params: dict):
         operations = {
             "brightness": lambda image, shift: tv_tensors.wrap((image + shift).clamp(0, 1), like=image),
-            # As `F.adjust_brightness`, which is for one or three bands.
+            # `F.adjust_brightness` does the same, but for one or three bands only.
             "contrast": lambda image, factor: tv_tensors.wrap((image * factor).clamp(0, 1), like=image),
             "saturation": F.adjust_saturation,
             "hue": F.adjust_hue,
@@ -178,7 +178,7 @@ class SegmentationAugmentation:
         self.scale_range = scale_range
         self.crop_size = image_processor.crop_size.height, image_processor.crop_size.width
         self.crop = RandomCropOfClasses(self.crop_size, max_class_share)
-        # After the crop, which leaves less to do.
+        # These come after the crop, which leaves less to do.
         self.flip_and_distort = v2.Compose(
             [
                 v2.RandomHorizontalFlip(0.5),
@@ -204,12 +204,12 @@ class SegmentationAugmentation:
         processor = self.image_processor
         image = processor.process_image(image, do_convert_rgb=processor.do_convert_rgb)
         labels = processor.process_segmentation_maps([annotation], [image], processor.do_reduce_labels)[0]
-        # The range of bytes; that of floats without `do_rescale` is 0 to 1.
+        # Values are from 0 to 255, but for floats without `do_rescale`, which are from 0 to 1.
         limit = 255
         if image.is_floating_point():
             limit = 255 if processor.do_rescale else 1
             image = image / limit
-        # Bytes, where they do, are several times as fast.
+        # Transforms of bytes are several times as fast, so labels are bytes where they fit.
         fits = 0 <= labels.min() and labels.max() <= 255
         image, labels = tv_tensors.Image(image), tv_tensors.Mask(labels.to(torch.uint8) if fits else labels)
 
@@ -220,7 +220,7 @@ class SegmentationAugmentation:
         image, labels = self.flip_and_distort(*self.crop(image, labels))
 
         pixel_values = image.as_subclass(torch.Tensor)
-        # Back to the range of bytes only where another factor than 1 / 255 follows.
+        # Pixels go back to the range of bytes only where another factor than 1 / 255 follows.
         if not processor.do_rescale:
             pixel_values = pixel_values * limit
         elif processor.rescale_factor != 1 / 255:

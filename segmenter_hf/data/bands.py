@@ -16,22 +16,22 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# Where a PNG file says how many bits each channel has, and which channels there are; and what it says of several: grey
-# and alpha, RGB, RGBA.
+# A PNG file says at these places how many bits each channel has, and which channels there are: one of the last numbers
+# for several, which are grey and alpha, RGB, and RGBA.
 PNG_BIT_DEPTH, PNG_COLOUR_TYPE, PNG_SEVERAL_CHANNELS = 24, 25, (4, 2, 6)
-# Of TIFF and BigTIFF, in either byte order.
+# TIFF and BigTIFF files begin with one of these, by their byte order.
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 BIG_TIFF = 43
 TIFF_PALETTE = 3
-# Bits of what a TIFF file says that a page is.
+# A TIFF file says by these bits that a page is a smaller copy of another, or a mask.
 TIFF_COPY_OR_MASK = 1 | 4
 TIFF_EXTRA = 'pip install "segmenter_hf[tiff]"'
 
-# Layouts of 16-bit pixels of which Pillow keeps the upper byte of each value, and the byte orders that it knows: that
-# of the file, or the machine's. It keeps the lower byte if it is told the other order.
+# Pillow keeps the upper byte of each value of 16-bit pixels in these layouts, by the byte order of the file, or the
+# machine's (N). It keeps the lower byte if it is told the other order.
 SEVERAL_CHANNELS = ("CMYK", "RGB", "RGBA", "RGBX")
 OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
-# What EXIF's orientations ask for.
+# EXIF's orientations ask for these turns.
 TURNS = {
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
@@ -92,15 +92,15 @@ def read_bands(content: bytes) -> Bands | None:
         layout, _, order = layouts.pop().partition(";16") if len(layouts) == 1 else ("", "", "")
         if image.format == "PNG":
             if layout == "LA":
-                # Bytes as they are, two for each value.
+                # As RGBA, Pillow gives the bytes as they are, two for each value.
                 image.tile = [tile._replace(args="RGBA") for tile in image.tile]
                 pixels = np.asarray(image).view(">u2").astype(np.uint16)
-                # As Pillow has it, RGBA.
+                # Pillow has grey and alpha of 8 bits as RGBA, so these 16 bits become that too.
                 pixels = pixels[..., [0, 0, 0, 1]]
             else:
                 pixels = _read_both_bytes(content, layout, order)
                 image.load()
-            # It may come behind the pixels.
+            # The orientation may come behind the pixels.
             orientation = _read_orientation(image.getexif())
             return Bands(_turn(pixels, orientation), orientation, 1)
 
@@ -110,7 +110,7 @@ def read_bands(content: bytes) -> Bands | None:
             return None
         orientation, num_frames = _read_orientation(tags), count_frames(image, content)
         is_interleaved = tags.get(ExifTag.PlanarConfiguration, 1) == 1
-        # Pillow turns TIFF files itself.
+        # Pillow turns TIFF files itself, so what it reads is upright already.
         if max(bits) <= 8:
             if samples == len(image.getbands()):
                 return None
@@ -125,7 +125,7 @@ def count_frames(image: PILImage.Image, content: bytes) -> int:
     """Frames of an image file, or pages, but for masks and for smaller copies of the first."""
     if image.format != "TIFF":
         return getattr(image, "n_frames", 1)
-    # Pillow would set itself up for each page, and fails on some, such as masks.
+    # Pillow would set itself up for each page, and fails on some, such as masks, so pages are counted here.
     file, page = io.BytesIO(content), ImageFileDirectory_v2(content[: 16 if BIG_TIFF in content[2:4] else 8])
     positions, number = set(), 0
     while page.next and page.next not in positions:
@@ -155,7 +155,7 @@ def _read_both_bytes(content: bytes, layout: str, order: str) -> np.ndarray:
 def _read_layout(content: bytes, layout: str, raw_layout: str | None = None) -> np.ndarray:
     with PILImage.open(io.BytesIO(content)) as image:
         if layout == "RGBX":
-            # Of which Pillow would drop the fourth.
+            # Pillow would drop the fourth channel if the mode was RGB.
             image._mode = layout
         if raw_layout is not None:
             image.tile = [
@@ -170,7 +170,7 @@ def _read_with_tifffile(content: bytes) -> Bands:
         import tifffile
     except ImportError as error:
         raise BandsError(f"it is a TIFF file that Pillow does not read, or not whole: {TIFF_EXTRA}") from error
-    # On broken files, tifffile and its codecs raise errors of nearly any kind.
+    # tifffile and its codecs raise errors of nearly any kind on broken files.
     try:
         with tifffile.TiffFile(io.BytesIO(content)) as file:
             page = file.pages[0]

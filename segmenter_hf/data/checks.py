@@ -200,7 +200,7 @@ def check_labels(
     collector = FindingCollector(max(2, num_labels), ignore_index, do_reduce_labels)
     images = ImageFindingCollector(image_processor or SegmenterImageProcessorPil())
     encoded = dataset.with_format(None).select_columns(list(COLUMNS))
-    # As images, `datasets` would cut off the upper bits of large values.
+    # `datasets` would cut off the upper bits of large values if it made images of arrays.
     is_array = is_array_feature(dataset.features["annotation"])
     for column in COLUMNS[: 1 if is_array else 2]:
         encoded = encoded.cast_column(column, Image(decode=False))

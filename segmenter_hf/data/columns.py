@@ -8,17 +8,14 @@ from .examples import ColumnNames
 from .pairs import SUFFIXES
 
 
-# Lower case, without underscores and the like. Those of `IMAGE_NAMES` and `ANNOTATION_NAMES` have nothing in common.
-# WebDataset calls columns by the suffix of their files.
-IMAGE_NAMES = {
-    *("image", "images", "img", "imgs", "pixelvalues", "picture", "photo", "rgb", "leftimage", "inputimage"),
-    *("jpg", "jpeg"),
-}
-ANNOTATION_NAMES = {
-    *("annotation", "annotations", "label", "labels", "labelmap", "labelmaps", "mask", "masks"),
-    *("segmentation", "segmentationmask", "segmentationmap", "segmask", "segmap", "semanticseg", "semseg"),
-    *("semanticmask", "semanticsegmentation", "semanticlabel", "semanticlabels", "groundtruth", "gt", "target", "seg"),
-}
+# Names are in lower case, without underscores and the like; none is in both sets. The last two of images are those of
+# WebDataset, which calls columns by the suffix of their files.
+IMAGE_NAMES = set("image images img imgs pixelvalues picture photo rgb leftimage inputimage jpg jpeg".split())
+ANNOTATION_NAMES = set(
+    "annotation annotations label labels labelmap labelmaps mask masks segmentation segmentationmask segmentationmap "
+    "segmask segmap semanticseg semseg semanticmask semanticsegmentation semanticlabel semanticlabels groundtruth gt "
+    "target seg".split()
+)
 
 
 def is_image_feature(feature) -> bool:
@@ -48,7 +45,7 @@ def _is_whole(dtype: str) -> bool:
 
 
 def _is_known(name: str, names: set[str]) -> bool:
-    # Those of WebDataset may end in a suffix.
+    # Columns of WebDataset may end in a suffix.
     name = name[: -len(suffix)] if (suffix := Path(name).suffix.lower()) in SUFFIXES else name
     return "".join(filter(str.isalnum, name.lower())) in names
 
@@ -100,7 +97,7 @@ def find_columns(
 
     free = [name for name in candidates if name not in (image_column, annotation_column)]
     known_images = [name for name in free if _is_known(name, IMAGE_NAMES)]
-    # Arrays of that name may be something else, such as boxes.
+    # Arrays come last, since those of such a name may be something else, such as boxes.
     known_annotations = [name for name in free if _is_known(name, ANNOTATION_NAMES)] or [
         name for name in arrays if _is_known(name, ANNOTATION_NAMES) and name != annotation_column
     ]

@@ -13,7 +13,7 @@ from PIL import Image as PILImage
 from .image_files import ImageFile, UnreadableImageError, read_image_file
 
 
-# What Pillow, `datasets` and the image processor raise on bad files and values. Others are errors of programs.
+# Pillow, `datasets` and the image processor raise these on bad files and values. Others are errors of programs.
 EXAMPLE_ERRORS = (
     *(EOFError, OSError, OverflowError, SyntaxError, ValueError, struct.error, zlib.error),
     PILImage.DecompressionBombError,
@@ -41,7 +41,7 @@ class ExampleError(ValueError):
     """An example that cannot be used. The message is one line, which names its files where those are known."""
 
     def __init__(self, message: str):
-        # Of an error in a worker, torch makes another one with the traceback for its message, which ends in the first.
+        # Torch wraps an error of a worker in one whose message is the traceback, which ends in the first message.
         super().__init__(message.rpartition(f"{type(self).__name__}: ")[-1].strip())
 
 
@@ -92,7 +92,7 @@ class ExampleFile:
 
     def __init__(self, value: dict | None, row: str):
         path, content = (value or {}).get("path"), (value or {}).get("bytes")
-        # Of what is embedded, the path is only a name.
+        # A file that is embedded is in its row, and its path is only a name.
         self.name = row if path is None else path if content is None else f"{row} ({path})"
         self.source = path if content is None else content
 
@@ -119,11 +119,11 @@ class ExampleReader:
         require_columns(examples, columns)
         self.examples = examples
         self.columns = {column: {"image": "image", "annotation": "label map"}[column] for column in columns}
-        # Of the columns that are decoded here, the mode that images are converted to, if any.
+        # These columns are decoded here, into the mode that their feature asks for, if any.
         self.modes: dict[str, str | None] = {}
-        # A format or a transform of the user's decides on what is read.
+        # Where users have set a format or a transform, that decides on what is read.
         if hasattr(examples, "cast_column") and examples.format["type"] is None:
-            # Here, as the protocols work without `datasets`.
+            # The import is here because the protocols work without `datasets`.
             from datasets import Image
 
             for column in self.columns:
@@ -132,7 +132,7 @@ class ExampleReader:
                     self.modes[column] = feature.mode
                     self.examples = self.examples.cast_column(column, Image(decode=False))
             if set(self.modes) == set(self.columns):
-                # Others would be decoded with each row.
+                # Other columns would be decoded with each row.
                 self.examples = self.examples.select_columns(list(self.columns))
 
     def __len__(self) -> int:
@@ -171,7 +171,7 @@ class ExampleReader:
         if all(file.get("bytes") is None for file in files) and paths:
             return paths
         row = row_name(self.examples, index, str(self.examples.split or "the dataset"))
-        # Of what is embedded, the path is only a name.
+        # The path of an embedded file is only a name.
         return f"{row} ({paths})" if paths else row
 
     @contextlib.contextmanager
@@ -207,9 +207,9 @@ def remember_files(dataset: Any, files: Iterable[str]):
 def row_name(dataset: Any, index: int, split: str) -> str:
     """What a row of a `datasets.Dataset` is called: by its parquet file, if that is known."""
     numbers = _count_rows(tuple(dataset.info.download_checksums or ()))
-    # Of other files, rows are not counted; and of a part, it is not known which.
+    # Rows are counted in parquet files only, and where a dataset is but a part of those, it is not known which.
     if sum(numbers.values()) == len(dataset.data):
-        # Where rows were selected, this is where they are stored.
+        # A dataset of selected rows keeps the places in which they are stored.
         stored = dataset._indices
         row = index if stored is None else stored.column(0)[index].as_py()
         for file, number in numbers.items():

@@ -13,14 +13,14 @@ from .pairs import name_some
 
 
 MAX_NAMED_VALUES = 12
-# Beyond, an image is taken for a photograph rather than for a map in which each class has a colour.
+# An image of more colours is taken for a photograph rather than for a map in which each class has a colour.
 MAX_COLOURS = 1000
-# Beyond, values of a label map are sorted rather than counted.
+# Larger values of a label map are sorted rather than counted, which would take a table of that length.
 MAX_COUNTED_VALUE = 2**16
-# Label sets whose published label maps have 0 for what is none of the classes, and 1 for the first.
+# The published label maps of these sets have 0 for what is none of the classes, and 1 for the first.
 ZERO_IS_UNLABELLED = ("ade20k", "pascal_context_59")
 
-# What there is to do about several findings.
+# Several findings have these remedies.
 STORE_FIRST_CHANNEL = "Image.open(file).getchannel(0)"
 STORE_FOREGROUND = "Image.fromarray((np.asarray(Image.open(file)) > {threshold}).astype(np.uint8))"
 
@@ -61,7 +61,7 @@ def _list_values(values: list[int]) -> str:
 def _count_values(stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The values of an array of whole numbers, in order, and how often each occurs."""
     if stored.dtype.kind in "bu" and stored.max() < MAX_COUNTED_VALUE:
-        # Many times as fast as sorting.
+        # This is many times as fast as sorting.
         counts = np.bincount(stored.ravel())
         values = np.flatnonzero(counts)
         return values, counts[values]
@@ -84,14 +84,14 @@ class FindingCollector:
         self.pixel_counts = np.zeros(num_labels, dtype=np.int64)
         self.num_ignored = self.num_zeros = 0
         self.values: set[int] = set()
-        # Label maps of 255, or of 0 and 255, only.
+        # These label maps hold 255, or 0 and 255, only.
         self.binary: list[str] = []
-        # Label maps with values that are out of range, and what those have in common.
+        # These label maps have values that are out of range. What they have in common tells the cause.
         self.outside: list[str] = []
         self.outside_values: set[int] = set()
         self.outside_modes: set[str] = set()
         self.outside_formats: set[str] = set()
-        # The colour of each label in the first palette that has it, and the file of that.
+        # For each label, this is its colour in the first palette that has it, and the file of that.
         self.colours: dict[int, tuple[tuple[int, ...], str]] = {}
 
     def add(self, image_source: ExampleFile, annotation_source: ExampleFile) -> ImageFile | None:
@@ -127,7 +127,7 @@ class FindingCollector:
             return None
 
     def _find(self, kind: str, problem: str, remedy: str, file: str | None = None, is_error: bool = True):
-        # By the remedy too: one kind may have several. The problem is that of the first file.
+        # One kind may have several remedies, each of which is a finding. The problem is that of its first file.
         key = (kind, remedy, problem if kind == "unreadable" else None)
         finding = self.findings.setdefault(key, Finding(kind, is_error, problem, remedy))
         if file is not None:
@@ -156,7 +156,7 @@ class FindingCollector:
             else:
                 remedy = "Height and width are exchanged: transpose the label maps, or turn the images."
             self._find("size", problem, remedy, name)
-        # Otherwise the sizes show that it is right.
+        # Where only one of the two is turned, equal sizes show that it is right.
         elif image.orientation != annotation.orientation and (turned[0] == turned[1] or size == size[::-1]):
             problem = (
                 f"By EXIF, images and label maps are turned or mirrored differently when they are read (orientation "
@@ -188,7 +188,7 @@ class FindingCollector:
             )
         self._find("channels", problem, remedy, name)
         if is_first_enough:
-            # What else would be found once that is done.
+            # This tells what else would be found once that is done.
             self._add_values(name, annotation, values[..., 0])
 
     def _add_values(self, name: str, annotation: ImageFile, stored: np.ndarray):
@@ -247,7 +247,7 @@ class FindingCollector:
         # A set with just these two may have one class and ignored pixels, but then there is nothing to learn.
         if self.values == {0, 255} and self.ignore_index == 255:
             problem = "All label maps hold 0 and 255 only, and 255 is ignored."
-            # All else that could be said of values follows from this.
+            # All that could be said of ignored pixels follows from this.
             self.findings = {key: each for key, each in self.findings.items() if each.kind != "only_ignored"}
             self.findings["binary"] = Finding("binary", True, problem, remedy, self.binary)
             return list(self.findings.values())

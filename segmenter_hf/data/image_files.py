@@ -15,11 +15,11 @@ from ..inputs import read_bytes
 from .bands import PNG_SIGNATURE, count_frames, read_bands
 
 
-# EXIF orientations that exchange width and height.
+# These EXIF orientations exchange width and height.
 TURNED = (5, 6, 7, 8)
-# What the part of a PNG file begins with that has an orientation; it may come behind the pixels.
+# The part of a PNG file that has an orientation begins like one of these. It may come behind the pixels.
 PNG_EXIF = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type exif")
-# Chunks of PNG files with texts and colour profiles, for which Pillow refuses files beyond a size.
+# Pillow refuses PNG files in which these chunks, of texts and colour profiles, are large.
 PNG_TEXTS = (b"iCCP", b"iTXt", b"tEXt", b"zTXt")
 
 
@@ -78,11 +78,11 @@ def read_image_file(source: bytes | str | Path, with_pixels: bool = True, all_ba
             if image.format == "EPS":
                 raise UnreadableImageError("it is PostScript, a program, which would be run to see what it draws")
             file_format, num_frames = image.format, count_frames(image, content)
-            # To look for an orientation that may come behind them, Pillow would decode the pixels.
+            # Pillow would decode the pixels to look for an orientation behind them, so there should be one.
             has_exif = file_format != "PNG" or any(mark in content for mark in PNG_EXIF)
             orientation = image.getexif().get(ExifTag.Orientation) if has_exif else None
             orientation = orientation if orientation in range(1, 9) else 1
-            # Of TIFF files, Pillow says, and later reads, the upright image itself.
+            # Pillow turns TIFF files itself, and says the size of the upright image.
             is_turned = orientation in TURNED and file_format != "TIFF"
             width, height = image.size[::-1] if is_turned else image.size
             pixels = None
@@ -90,7 +90,7 @@ def read_image_file(source: bytes | str | Path, with_pixels: bool = True, all_ba
                 image.load()
                 pixels = ImageOps.exif_transpose(image)
         return ImageFile(height, width, orientation, file_format, num_frames, pixels)
-    # On broken files, Pillow raises errors of nearly any kind.
+    # Pillow raises errors of nearly any kind on broken files.
     except Exception as error:
         raise UnreadableImageError(_explain(error)) from error
 
@@ -123,7 +123,7 @@ def _text_size(name: bytes, data: bytes) -> float:
     packed = text.split(b"\0", 2)[-1] if name == b"iTXt" else text[1:]
     try:
         size = len(zlib.decompressobj().decompress(packed, PngImagePlugin.MAX_TEXT_CHUNK + 1))
-    # Texts that are broken are left out by Pillow.
+    # Pillow leaves out texts that are broken.
     except zlib.error:
         return 0
     return size if size <= PngImagePlugin.MAX_TEXT_CHUNK else math.inf

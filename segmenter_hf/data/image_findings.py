@@ -7,16 +7,16 @@ from .findings import Finding
 from .image_files import ImageFile
 
 
-# What files of 8, 10, 11, 12 and 14 bits hold at most that are stored as 16.
+# Files of 8, 10, 11, 12 and 14 bits hold these values at most, where they are stored as 16 bits.
 USUAL_MAX_VALUES = (255, 1023, 2047, 4095, 16383)
-# Of bytes. Images that stay below, all of them, were not made for the eye: 14 bits of which the upper 8 were kept.
+# Bytes that stay below in all images were not made for the eye, but are the upper 8 of 14 bits.
 DARK = 63
 STORE_BYTES = "Image.fromarray((255 * np.asarray(Image.open(file))).round().astype(np.uint8))"
 STORE_BANDS = (
     "tifffile.imwrite(file, (65535 * tifffile.imread(file)).round().astype(np.uint16), photometric='minisblack', "
     "planarconfig='contig')"
 )
-# Modes of PIL that are colours, whose conversion to RGB loses nothing.
+# The conversion to RGB loses nothing of these modes of PIL.
 COLOUR_MODES = {"1", "CMYK", "F", "HSV", "I", "L", "LAB", "P", "RGB", "YCbCr"}
 
 
@@ -34,7 +34,7 @@ class ImageFindingCollector:
         self.max_value = image_processor.max_value
         self.float_limit = 255 if image_processor.do_rescale else 1
         self.findings: dict[tuple[str, str], Finding] = {}
-        # The files of each type, and the largest value in all of them.
+        # For each type, these are its files, and the largest value in all of them.
         self.files: dict[str, list[str]] = {"bytes": [], "16 bits": [], "floats": []}
         self.has_bands_of_floats = False
         self.largest: dict[str, float] = dict.fromkeys(self.files, 0)
@@ -66,7 +66,7 @@ class ImageFindingCollector:
         self.largest[kind] = max(self.largest[kind], pixels.max())
 
     def _find(self, kind: str, problem: str, remedy: str, file: str, is_error: bool = True):
-        # By the remedy too: one kind may have several. The problem is that of the first file.
+        # One kind may have several remedies, each of which is a finding. The problem is that of its first file.
         finding = self.findings.setdefault((kind, remedy), Finding(kind, is_error, problem, remedy))
         finding.files.append(file)
 

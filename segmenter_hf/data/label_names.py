@@ -12,8 +12,8 @@ from ..inputs import check_regular_file
 from .labels import LABEL_SETS, load_label_set
 
 
-FILE_NAME = "id2label.json"
-# Columns whose classes are those of the label maps. Others are of whole images, like the kind of scene.
+LABELS_FILE = "id2label.json"
+# Columns of these names have the classes of the label maps. Others are of whole images, like the kind of scene.
 CLASS_COLUMNS = {"classes", "classnames", "categories", "categorynames", "labelnames", "labels", "presentclasses"}
 
 
@@ -79,28 +79,30 @@ def find_label_names(source: str | Path) -> dict[int, str] | None:
     if path.exists():
         # The files of a dataset on disk may be in its `data` folder.
         folders = [path] if path.is_dir() else [path.parent, path.parent.parent]
-        for each in folders:
-            check_regular_file(each / FILE_NAME)
-        return next((read_label_names(each / FILE_NAME) for each in folders if (each / FILE_NAME).is_file()), None)
+        for file in (folder / LABELS_FILE for folder in folders):
+            check_regular_file(file)
+            if file.is_file():
+                return read_label_names(file)
+        return None
     try:
-        return read_label_names(Path(hf_hub_download(str(source), FILE_NAME, repo_type="dataset")))
+        return read_label_names(Path(hf_hub_download(str(source), LABELS_FILE, repo_type="dataset")))
     except HFValidationError as error:
         raise ValueError(
             f"{source} is no file or folder, and no name of a dataset on the Hub (OWNER/NAME)."
         ) from error
     except LocalEntryNotFoundError as error:
-        # Also an `EntryNotFoundError`, but what the Hub has is not known, unless it was asked before.
-        if try_to_load_from_cache(str(source), FILE_NAME, repo_type="dataset") is _CACHED_NO_EXIST:
+        # This is an `EntryNotFoundError` too, but what the Hub has is not known, unless it was asked before.
+        if try_to_load_from_cache(str(source), LABELS_FILE, repo_type="dataset") is _CACHED_NO_EXIST:
             return None
         raise ValueError(
-            f"{source} is no file or folder, and the {FILE_NAME} of that dataset cannot be downloaded: {error} "
+            f"{source} is no file or folder, and the {LABELS_FILE} of that dataset cannot be downloaded: {error} "
             "Without a connection, name the labels with --labels."
         ) from error
     except EntryNotFoundError:
         return None
     except HfHubHTTPError as error:
         raise ValueError(
-            f"{source} is no file or folder, and no dataset on the Hub whose {FILE_NAME} can be downloaded: {error}"
+            f"{source} is no file or folder, and no dataset on the Hub whose {LABELS_FILE} can be downloaded: {error}"
         ) from error
 
 

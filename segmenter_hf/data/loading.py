@@ -16,17 +16,17 @@ from ..image_processing_segmenter import to_labels
 from ..inputs import check_regular_file
 from .columns import find_columns, is_array_feature
 from .examples import COLUMNS, ColumnNames, remember_files
-from .label_names import FILE_NAME, find_label_names, label_names_of_features, load_label_names
+from .label_names import LABELS_FILE, find_label_names, label_names_of_features, load_label_names
 from .pairs import KNOWN_SPLITS, LAYOUTS, canonical_split, load_pairs, name_some, similar_split
 
 
 logger = logging.getLogger(__name__)
 
-# Of files that hold examples, the name of each of which says of which split they are.
+# Files with these suffixes hold examples, and their names say of which split they are.
 SHARD_SUFFIXES = {".arrow", ".parquet", ".tar", ".zip"}
-# Files beside them that `datasets` reads.
-OTHER_NAMES = {"README.md", "dataset_dict.json", "dataset_info.json", "state.json", FILE_NAME}
-# Of files that `load_dataset` makes something of.
+# `datasets` reads these files beside them.
+OTHER_NAMES = {"README.md", "dataset_dict.json", "dataset_info.json", "state.json", LABELS_FILE}
+# `load_dataset` makes something of files with these suffixes.
 TABLE_SUFFIXES = {".arrow", ".csv", ".gz", ".jsonl", ".parquet", ".tar", ".zip"}
 
 
@@ -134,7 +134,7 @@ def load_segmentation_data(
     if train_val_split is not None and not 0 < train_val_split < 1:
         raise ValueError(f"--train_val_split must be a share between 0 and 1, got {train_val_split}.")
     source = str(Path(source).expanduser()) if str(source).startswith("~") else str(source)
-    # Before the data: without names there is no need to download them.
+    # Names come before the data, which need not be downloaded without them.
     id2label = load_label_names(labels) if labels is not None else find_label_names(source)
     splits = _load_splits(source, config_name, cache_dir, (train_split, validation_split), allow_other_splits)
     first = _find_split(splits, train_split) or next(iter(splits))
@@ -201,7 +201,7 @@ def array_to_image(example: dict, index: int, column: str) -> dict:
         ValueError: if it is none; the message names row and column.
     """
     rows = example[column]
-    # Where there is none, `Array2D` gives NaN.
+    # `Array2D` gives NaN where there is no array.
     if not isinstance(rows, list):
         return {column: None}
     if len({len(row) for row in rows}) != 1:
@@ -224,7 +224,7 @@ def _load_splits(
     if path.is_file():
         if path.suffix.lower() != ".parquet":
             raise ValueError(f"{source} is a file, expected a parquet file or a folder. Archives must be unpacked.")
-        # The split by the file's name, as in folders: `validation-00000-of-00001.parquet`.
+        # The name of the file says the split, as in folders: `validation-00000-of-00001.parquet`.
         split = canonical_split(path.stem.partition("-")[0])
         files = {split if split in KNOWN_SPLITS else "train": glob.escape(source)}
         loaded = _load_dataset(source, "parquet", data_files=files, cache_dir=cache_dir)
@@ -245,13 +245,13 @@ def _load_folder(
     named_splits: Collection[str],
     allow_other_splits: bool,
 ) -> Dataset | DatasetDict:
-    # `datasets` opens these itself.
+    # `datasets` opens these files itself, and would wait for a pipe.
     for file in path.rglob("*"):
         if file.suffix in TABLE_SUFFIXES or file.name in OTHER_NAMES:
             check_regular_file(file)
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         return load_from_disk(str(path))
-    # `load_dataset` would take the folders of pairs for classes, but for where metadata pair the files.
+    # `load_dataset` would take the folders of pairs for classes, unless metadata pair the files.
     if not _has_metadata(path):
         loaded = load_pairs(path, named_splits, allow_other_splits)
         if loaded is not None:
@@ -261,7 +261,7 @@ def _load_folder(
                 f"{path} has neither parquet files, nor images and label maps in one of these layouts:\n{LAYOUTS}\n"
                 "The downloads of Cityscapes and Pascal Context have others: scripts/prepare_dataset.py reads them."
             )
-    # As `parquet`, for one, `datasets` has a module of its own.
+    # The path is absolute because `datasets` has modules of its own, which a folder `parquet` would be taken for.
     return _load_dataset(str(path), str(path.absolute()), name=config_name, cache_dir=cache_dir)
 
 
@@ -305,7 +305,7 @@ def _has_metadata(path: Path) -> bool:
 
 def _load_dataset(source: str, path: str, **settings) -> DatasetDict:
     try:
-        # As `load_dataset` does, which does not tell the files.
+        # `load_dataset` does the same, but does not tell the files.
         builder = load_dataset_builder(path, **settings)
         if os.path.isdir(source):
             _check_files_of_splits(Path(source), builder.config.data_files or {})
@@ -315,7 +315,7 @@ def _load_dataset(source: str, path: str, **settings) -> DatasetDict:
             remember_files(split, (builder.config.data_files or {}).get(name, []))
         return loaded
     except (DatasetsError, OSError, RuntimeError, ValueError) as error:
-        # Some only say that something went wrong, and what is in their cause.
+        # Some errors only say that something went wrong, and their cause says what.
         reason = f"{error} ({error.__cause__})" if error.__cause__ is not None else error
         # `datasets` lists the configurations, but does not know what chooses one here.
         remedy = " Choose with --dataset_config_name." if "config" in str(error).lower() else ""

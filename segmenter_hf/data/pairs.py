@@ -25,31 +25,30 @@ from ..inputs import irregular_kind
 logger = logging.getLogger(__name__)
 
 LAYOUTS = __doc__.split("\n\n")[1]
-# In lower case. The last of each are MMSegmentation's.
+# Names are in lower case. The last of each are MMSegmentation's.
 IMAGE_FOLDERS = ("images", "image", "img", "imgs", "img_dir")
-ANNOTATION_FOLDERS = (
-    *("annotations", "annotation", "labels", "label", "masks", "mask", "segmentations", "groundtruth", "gt"),
-    "ann_dir",
+ANNOTATION_FOLDERS = tuple(
+    "annotations annotation labels label masks mask segmentations groundtruth gt ann_dir".split()
 )
-# As `datasets` calls them.
+# `datasets` calls splits by the names on the right.
 SPLIT_NAMES = {
     "training": "train",
     **dict.fromkeys(("val", "valid", "dev"), "validation"),
     **dict.fromkeys(("testing", "eval", "evaluation"), "test"),
 }
 KNOWN_SPLITS = {"train", "validation", "test"}
-# What names of splits have, in lower case: at their beginning, or as words inside.
+# Names of splits, in lower case, begin like these or have them as words inside.
 SPLIT_WORDS = {
     "train": re.compile("^train|(?<![a-z])(train(ing)?|trn)(?![a-z])"),
     "validation": re.compile("^val|(?<![a-z])(val(id(ation)?)?|vld|dev(set)?)(?![a-z])"),
     "test": re.compile("^test|(?<![a-z])(test(ing)?|tst|eval(set|uation)?)(?![a-z])"),
 }
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-# Of names of images and of label maps without suffix, in lower case, the longer ones first.
+# Names of images and of label maps, in lower case and without suffix, may end like these. Longer endings come first.
 IMAGE_ENDINGS = ("_leftimg8bit", "_image", "_img", "_sat", "_rgb")
-ANNOTATION_ENDINGS = (
-    *("_gtfine_labeltrainids", "_gtfine_labelids", "_labeltrainids", "_labelids"),
-    *("_segmentation", "_annotation", "_groundtruth", "_labels", "_label", "_mask", "_seg", "_gt", "_l"),
+ANNOTATION_ENDINGS = tuple(
+    "_gtfine_labeltrainids _gtfine_labelids _labeltrainids _labelids _segmentation _annotation _groundtruth _labels "
+    "_label _mask _seg _gt _l".split()
 )
 MAX_NAMED_FILES = 5
 
@@ -132,7 +131,7 @@ def find_pairs(
             f"{len(loose)} files lie beside the folders of splits, in none of them: {name_some(sorted(loose))}. Move "
             "them into one, or elsewhere."
         )
-    # `train` first, as readers expect.
+    # Readers expect `train` first.
     names = sorted(splits, key=lambda name: (name != "train", name))
     return {name: _match_split(splits[name], name) for name in names}
 
@@ -314,7 +313,7 @@ def load_pairs(
     Columns `image` and `annotation` that refer to the files, which are not copied; `None` for other layouts. The
     arguments are those of [`find_pairs`].
     """
-    # So that they are found from other working folders, as of workers, too.
+    # Paths are absolute, so that files are found from other working folders, as of workers, too.
     pairs = find_pairs(Path(folder).resolve(), named_splits, allow_others)
     if pairs is None:
         return None
@@ -323,7 +322,7 @@ def load_pairs(
             str(path).encode()
         except UnicodeEncodeError as error:
             raise ValueError(f"The path {str(path)!a} is not UTF-8, which `datasets` needs. Rename it.") from error
-    # No mode: converting would turn the indices of palette files into greys, and clip 16 bits to 8.
+    # The features have no mode, which would turn the indices of palette files into greys, and clip 16 bits to 8.
     features = Features({"image": Image(), "annotation": Image()})
     return DatasetDict(
         {

@@ -22,28 +22,26 @@ from ..inputs import read_bytes
 from ..output_folders import replacing_folder
 from ..outputs import refuse_unwritable, write_text
 from .image_files import read_image_file
-from .label_names import FILE_NAME
+from .label_names import LABELS_FILE
 from .labels import load_label_set
 from .pairs import match_files, name_some
 
 
-# Small groups of rows, so that reading one row, or streaming, does not take much more than that row.
+# Groups of rows are small, so that reading one row, or streaming, does not take much more than that row.
 ROWS_PER_GROUP = 100
 BYTES_PER_GROUP = 32 * 2**20
 BYTES_PER_SHARD = 500 * 2**20
-# Of the folders beside its output, which killed processes leave and the next one removes.
+# Folders beside the output have this name until they are complete. The next run removes what killed ones left.
 TEMPORARY_PREFIX = ".preparing-"
 CARD_FILE, CARD_MARK = "README.md", "Made by `scripts/prepare_dataset.py` of segmenter_hf"
 SHORT_NAMES = {"train": "train", "validation": "val"}
-# A dataset on disk may have got other splits from others.
+# Files of other splits are not this module's, so that they are never removed.
 SHARD_NAME = re.compile(rf"data/({'|'.join(SHORT_NAMES)})-\d{{5}}-of-\d{{5}}\.parquet")
 
-# Train ids of the label ids 0 to 33, from cityscapesscripts/helpers/labels.py (of 4b832633e8ba). The licence plate,
-# label id and train id -1, is not part of images.
-CITYSCAPES_TRAIN_IDS = (
-    *(255, 255, 255, 255, 255, 255, 255, 0, 1, 255, 255, 2, 3, 4, 255, 255, 255),
-    *(5, 255, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 255, 255, 16, 17, 18),
-)
+# By cityscapesscripts/helpers/labels.py (of 4b832633e8ba), these label ids, of all 34, have the train ids 0 to 18. The
+# licence plate, whose ids are both -1, is not part of images.
+CITYSCAPES_LABEL_IDS = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
+NUM_CITYSCAPES_LABEL_IDS = 34
 
 
 class PreparationError(ValueError):
@@ -51,7 +49,7 @@ class PreparationError(ValueError):
 
 
 @dataclass(frozen=True)
-class Layout:
+class Download:
     """
     How a download looks, and what becomes of it.
 
@@ -103,7 +101,7 @@ def _list_cityscapes(source: Path, split: str) -> list[tuple[Path, Path]] | None
     for image in sorted(images.glob("*/*_leftImg8bit.png")):
         stem = image.name.removesuffix("_leftImg8bit.png")
         folder = source / "gtFine" / name / image.parent.name
-        # Those that Cityscapes' own scripts make, if they were run.
+        # Cityscapes' own scripts make the first of these, if they were run.
         files = [folder / f"{stem}_gtFine_{kind}.png" for kind in ("labelTrainIds", "labelIds")]
         annotation = next((file for file in files if file.is_file()), None)
         if annotation is None:
@@ -121,14 +119,14 @@ def _list_cityscapes(source: Path, split: str) -> list[tuple[Path, Path]] | None
 def _relabel_cityscapes(file: Path, stored: np.ndarray) -> np.ndarray:
     if file.name.endswith("_labelTrainIds.png"):
         return stored
-    unknown = stored[(stored >= len(CITYSCAPES_TRAIN_IDS)) & (stored != IGNORE_INDEX)]
+    unknown = stored[(stored >= NUM_CITYSCAPES_LABEL_IDS) & (stored != IGNORE_INDEX)]
     if unknown.size:
         raise PreparationError(
-            f"{file} holds {unknown[0]}, expected label ids up to {len(CITYSCAPES_TRAIN_IDS) - 1}: it is no label map "
+            f"{file} holds {unknown[0]}, expected label ids up to {NUM_CITYSCAPES_LABEL_IDS - 1}: it is no label map "
             "of Cityscapes."
         )
     table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
-    table[: len(CITYSCAPES_TRAIN_IDS)] = CITYSCAPES_TRAIN_IDS
+    table[CITYSCAPES_LABEL_IDS] = np.arange(len(CITYSCAPES_LABEL_IDS))
     return table[stored]
 
 
@@ -160,8 +158,8 @@ trainval_merged.json, which this script does not read itself.""",
     "list_files": _list_pascal_context,
     "max_value": 59,
 }
-LAYOUTS = {
-    "ade20k": Layout(
+DOWNLOADS = {
+    "ade20k": Download(
         title="ADE20K (scene parsing benchmark, 150 classes)",
         homepage="https://sceneparsing.csail.mit.edu/",
         expected="""\
@@ -173,7 +171,7 @@ ADEChallengeData2016/annotations/training/ADE_train_00000001.png ... and annotat
         max_value=150,
         note="In label maps, 0 is other and 1 to 150 are the classes: train with --do_reduce_labels.",
     ),
-    "cityscapes": Layout(
+    "cityscapes": Download(
         title="Cityscapes (fine annotations)",
         homepage="https://www.cityscapes-dataset.com/license/",
         expected="""\
@@ -186,12 +184,12 @@ gtFine/train/aachen/aachen_000000_000019_gtFine_labelIds.png (or ..._labelTrainI
         max_value=18,
         note="In label maps, 0 to 18 are the classes and 255 is ignored.",
     ),
-    "pascal_context_60": Layout(
+    "pascal_context_60": Download(
         **PASCAL_CONTEXT,
         label_set="pascal_context_60",
         note="In label maps, 0 is background, which is a class, and 1 to 59 are the others.",
     ),
-    "pascal_context_59": Layout(
+    "pascal_context_59": Download(
         **PASCAL_CONTEXT,
         label_set="pascal_context_59",
         note="In label maps, 0 is background and 1 to 59 are the classes: train with --do_reduce_labels.",
@@ -223,7 +221,7 @@ def prepare_dataset(
     interrupted run left is made anew: see [`~segmenter_hf.output_folders.replacing_folder`].
 
     Args:
-        name (`str`): One of `LAYOUTS`.
+        name (`str`): One of `DOWNLOADS`.
         source (`str` or `Path`): The folder of the download.
         output_dir (`str` or `Path`): Folder to write, which `load_dataset` reads.
         overwrite (`bool`, *optional*, defaults to `False`): Whether to replace a dataset that this function wrote
@@ -234,22 +232,24 @@ def prepare_dataset(
         OutputError: if `output_dir` cannot be written.
         PreparationError: if files are missing, or are not those of the data set; the message says how they should be.
     """
-    layout, source, output_dir = LAYOUTS[name], Path(source), Path(output_dir)
+    download, source, output_dir = DOWNLOADS[name], Path(source), Path(output_dir)
     with replacing_folder(output_dir, TEMPORARY_PREFIX, lambda: check_dataset_folder(output_dir, overwrite)) as folder:
-        splits = find_splits(layout, source)
+        splits = find_splits(download, source)
         with tqdm(
-            total=sum(map(len, splits.values())), desc=layout.title, unit="image", disable=not show_progress
+            total=sum(map(len, splits.values())), desc=download.title, unit="image", disable=not show_progress
         ) as progress:
-            # What cannot be read is a PreparationError.
+            # Only what is written can fail here: files that cannot be read raise a PreparationError.
             with refuse_unwritable(output_dir):
                 (folder / "data").mkdir(parents=True)
                 for split, pairs in splits.items():
-                    write_shards(folder / "data", split, _encode(layout, pairs, progress))
-                write_text(folder / FILE_NAME, json.dumps(load_label_set(layout.label_set).id2label, indent=2) + "\n")
-                write_text(folder / CARD_FILE, make_card(layout, splits))
+                    write_shards(folder / "data", split, _encode(download, pairs, progress))
+                write_text(
+                    folder / LABELS_FILE, json.dumps(load_label_set(download.label_set).id2label, indent=2) + "\n"
+                )
+                write_text(folder / CARD_FILE, make_card(download, splits))
         num_bytes = sum(file.stat().st_size for file in (folder / "data").iterdir())
     num_images = {split: len(pairs) for split, pairs in splits.items()}
-    return Prepared(num_images, num_bytes, describe_incomplete(layout, num_images))
+    return Prepared(num_images, num_bytes, describe_incomplete(download, num_images))
 
 
 def check_dataset_folder(output_dir: Path, overwrite: bool):
@@ -285,10 +285,10 @@ def _is_written(path: Path, folder: Path) -> bool:
         return name == "data" and path.is_dir() and not path.is_symlink()
     if name == CARD_FILE:
         return CARD_MARK in path.read_text(encoding="utf-8", errors="replace")
-    return name == FILE_NAME or SHARD_NAME.fullmatch(name) is not None
+    return name == LABELS_FILE or SHARD_NAME.fullmatch(name) is not None
 
 
-def find_splits(layout: Layout, source: Path) -> dict[str, list[tuple[Path, Path]]]:
+def find_splits(download: Download, source: Path) -> dict[str, list[tuple[Path, Path]]]:
     """
     Image and label-map files of each split.
 
@@ -296,38 +296,38 @@ def find_splits(layout: Layout, source: Path) -> dict[str, list[tuple[Path, Path
         PreparationError: if there are none, or some have no partner.
     """
     splits = {}
-    for split in layout.num_images:
+    for split in download.num_images:
         try:
-            pairs = layout.list_files(source, split)
+            pairs = download.list_files(source, split)
         except ValueError as error:
-            raise PreparationError(f"{error}\nExpected layout of {layout.title}:\n{layout.expected}") from error
+            raise PreparationError(f"{error}\nExpected layout of {download.title}:\n{download.expected}") from error
         if pairs:
             splits[split] = pairs
     if not splits:
         problem = "does not have the files" if source.is_dir() else "is no folder"
         raise PreparationError(
-            f"{source} {problem} of {layout.title}. Expected, with SOURCE the folder in which it begins:\n"
-            f"{layout.expected}"
+            f"{source} {problem} of {download.title}. Expected, with SOURCE the folder in which it begins:\n"
+            f"{download.expected}"
         )
     return splits
 
 
-def describe_incomplete(layout: Layout, num_images: dict[str, int]) -> list[str]:
+def describe_incomplete(download: Download, num_images: dict[str, int]) -> list[str]:
     """A sentence for each split that does not have the images of the complete download."""
     return [
         f"The {split} split has {num_images.get(split, 0)} images, the complete download has {expected or 'some'}."
-        for split, expected in layout.num_images.items()
+        for split, expected in download.num_images.items()
         if num_images.get(split, 0) != (expected or num_images.get(split))
     ]
 
 
-def _encode(layout: Layout, pairs: Iterable[tuple[Path, Path]], progress: tqdm) -> Iterator[dict]:
+def _encode(download: Download, pairs: Iterable[tuple[Path, Path]], progress: tqdm) -> Iterator[dict]:
     """The rows of a split: files as they are, but for label maps whose labels change."""
     for image, annotation in pairs:
         try:
             image_bytes, annotation_bytes = read_bytes(image), read_bytes(annotation)
             header = read_image_file(image_bytes, with_pixels=False)
-            # PNG with a palette too: its indices are the labels.
+            # The indices are the labels of PNG files with a palette too.
             stored = np.asarray(read_image_file(annotation_bytes).pixels)
         except (OSError, ValueError) as error:
             raise PreparationError(f"{image} or {annotation} cannot be read: {error}. Unpack both again.") from error
@@ -335,18 +335,18 @@ def _encode(layout: Layout, pairs: Iterable[tuple[Path, Path]], progress: tqdm) 
         if stored.dtype != np.uint8 or stored.shape != size:
             raise PreparationError(
                 f"{annotation} has {stored.dtype} values of shape {stored.shape}, expected one of 8 bits for each "
-                f"pixel of {image}, shape {size}: it is no label map of {layout.title}."
+                f"pixel of {image}, shape {size}: it is no label map of {download.title}."
             )
-        if layout.relabel is not None:
-            stored = layout.relabel(annotation, stored)
+        if download.relabel is not None:
+            stored = download.relabel(annotation, stored)
             buffer = io.BytesIO()
             PILImage.fromarray(stored).save(buffer, format="PNG")
             annotation_bytes = buffer.getvalue()
         largest = int(stored[stored != IGNORE_INDEX].max(initial=0))
-        if largest > layout.max_value:
+        if largest > download.max_value:
             raise PreparationError(
-                f"{annotation} holds {largest}, expected at most {layout.max_value}: it is no label map of "
-                f"{layout.title}."
+                f"{annotation} holds {largest}, expected at most {download.max_value}: it is no label map of "
+                f"{download.title}."
             )
         yield {
             "image": {"bytes": image_bytes, "path": _in_utf_8(image.name)},
@@ -362,7 +362,7 @@ def _in_utf_8(name: str) -> str:
 
 def write_shards(folder: Path, split: str, rows: Iterable[dict]) -> list[Path]:
     """Writes rows to parquet files named as on the Hub, `train-00000-of-00003.parquet`, keeping few in memory."""
-    # With the metadata by which `datasets` knows that these are images.
+    # The schema has the metadata by which `datasets` knows that these are images.
     schema = Features({"image": Image(), "annotation": Image()}).arrow_schema
     shards, writer, group, group_bytes, shard_bytes = [], None, [], 0, 0
 
@@ -391,22 +391,22 @@ def write_shards(folder: Path, split: str, rows: Iterable[dict]) -> list[Path]:
     finally:
         if writer is not None:
             writer.close()
-    # How many there are is known only now.
+    # Names have the number of shards, which is known only now.
     return [
         shard.rename(folder / f"{split}-{index:05d}-of-{len(shards):05d}.parquet")
         for index, shard in enumerate(shards)
     ]
 
 
-def make_card(layout: Layout, splits: Iterable[str]) -> str:
+def make_card(download: Download, splits: Iterable[str]) -> str:
     """The dataset's README.md: which files are which split, and where its terms are."""
     files = "".join(f"  - split: {split}\n    path: data/{split}-*.parquet\n" for split in splits)
     return (
         "---\ntask_categories:\n- image-segmentation\nconfigs:\n- config_name: default\n  data_files:\n"
-        f"{files}---\n\n# {layout.title}\n\n"
-        f"{CARD_MARK} from the official download. {layout.note} The names of labels are in `{FILE_NAME}`.\n\n"
-        f"The terms of the data apply: {layout.homepage}\n"
+        f"{files}---\n\n# {download.title}\n\n"
+        f"{CARD_MARK} from the official download. {download.note} The names of labels are in `{LABELS_FILE}`.\n\n"
+        f"The terms of the data apply: {download.homepage}\n"
     )
 
 
-__all__ = ["LAYOUTS", "Layout", "Prepared", "PreparationError", "prepare_dataset"]
+__all__ = ["DOWNLOADS", "Download", "Prepared", "PreparationError", "prepare_dataset"]

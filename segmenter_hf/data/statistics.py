@@ -41,7 +41,7 @@ def compute_image_statistics(
         image_std=[1.0] * num_channels,
     )
     reader = ExampleReader(examples, ["image"])
-    # Of bytes, which are added up without rounding in any order.
+    # Sums of bytes need no rounding, so that the order of the images does not matter.
     number, total, total_of_squares = 0, np.zeros(num_channels), np.zeros(num_channels)
     for index in tqdm(range(len(reader)), desc="Reading images", unit="image", disable=not show_progress):
         with reader.naming(index):

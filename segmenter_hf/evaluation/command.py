@@ -40,7 +40,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         OutputError: if what has become of it cannot be written.
     """
     check_launch()
-    # The variable is what the check leaves where there is no accelerator.
+    # `check_launch` sets the variable where there is no accelerator.
     state = PartialState(cpu=args.device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU"))
     check_connected(state.num_processes)
     try:
@@ -66,7 +66,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             allow_other_splits=True,
         )
         (examples,) = opened.examples
-        # What cannot be read should fail now, not after the work.
+        # The fingerprint reads all files, so that what cannot be read fails now, not after the work.
         data_fingerprint = None
         if state.is_main_process:
             data_fingerprint = fingerprint(examples)
@@ -111,7 +111,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         **protocol,
     )
     if state.is_main_process:
-        # First of all, so that a disk that has filled up meanwhile does not cost the figures.
+        # Figures are printed first, so that a disk that has filled up meanwhile does not cost them.
         try:
             with refuse_unwritable("standard output"):
                 print(json.dumps(results, indent=2), flush=True)
@@ -160,7 +160,7 @@ def find_device(device: str | torch.device) -> torch.device:
     try:
         device = torch.device(device)
         torch.empty(1, device=device)
-    # The former where torch was built without it.
+    # torch raises an AssertionError for a kind of device that it was built without.
     except (AssertionError, NotImplementedError, RuntimeError) as error:
         raise EvaluationError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from error
     return device
@@ -174,7 +174,7 @@ def load_model(args: argparse.Namespace) -> tuple[PreTrainedModel, BaseImageProc
         model, info = AutoModelForSemanticSegmentation.from_pretrained(
             name, dtype=torch.float32, output_loading_info=True, **attention
         )
-    # The library's of shapes, which it logs.
+    # transformers raises this for weights of other shapes, which it logs.
     except RuntimeError as error:
         raise EvaluationError(f"The weights of {name} do not fit its config: {error}") from error
     if info["missing_keys"]:

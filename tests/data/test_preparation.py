@@ -19,7 +19,7 @@ from segmenter_hf.data import preparation
 from segmenter_hf.data.checks import check_labels
 from segmenter_hf.data.labels import load_label_set
 from segmenter_hf.data.loading import load_segmentation_data
-from segmenter_hf.data.preparation import CITYSCAPES_TRAIN_IDS, PreparationError, prepare_dataset
+from segmenter_hf.data.preparation import CITYSCAPES_LABEL_IDS, PreparationError, prepare_dataset
 from segmenter_hf.outputs import OutputError
 from tests.common import REPOSITORY
 from tests.data.datasets_on_disk import (
@@ -87,12 +87,9 @@ def test_what_datasets_makes_of_it(tmp_path):
 
 
 def test_mapping_of_cityscapes():
-    assert len(CITYSCAPES_TRAIN_IDS) == 34
     published = [entry.strip().split(" ", 1) for entry in CITYSCAPES_CLASSES.replace("\n", " ").split(",")]
-    names = load_label_set("cityscapes").id2label
-    assert {int(label_id): name for label_id, name in published} == {
-        label_id: names[train_id] for label_id, train_id in enumerate(CITYSCAPES_TRAIN_IDS) if train_id != 255
-    }
+    names = load_label_set("cityscapes").names
+    assert {int(label_id): name for label_id, name in published} == dict(zip(CITYSCAPES_LABEL_IDS, names, strict=True))
 
 
 def test_cityscapes(tmp_path):
@@ -102,7 +99,8 @@ def test_cityscapes(tmp_path):
     assert len(data.id2label) == 19
     labels = np.asarray(data.splits["validation"][0]["annotation"])
     # Two columns of pixels for each label id.
-    assert labels[0].tolist() == [train_id for train_id in CITYSCAPES_TRAIN_IDS for _ in range(2)]
+    train_ids = {label_id: train_id for train_id, label_id in enumerate(CITYSCAPES_LABEL_IDS)}
+    assert labels[0].tolist() == [train_ids.get(label_id, 255) for label_id in range(34) for _ in range(2)]
     assert check_labels(data.splits["train"], 19, id2label=data.id2label).findings == []
 
 
@@ -151,7 +149,7 @@ def test_pascal_context(tmp_path, folder, num_classes):
     assert report.pixel_counts.nonzero()[0].tolist() == ([0, 58] if num_classes == 59 else [0, 1, 59])
 
 
-@pytest.mark.parametrize("name", preparation.LAYOUTS)
+@pytest.mark.parametrize("name", preparation.DOWNLOADS)
 def test_folders_of_something_else(tmp_path, name):
     with pytest.raises(PreparationError, match=r"nowhere is no folder of .*Expected.*\n.*\.jpg|leftImg8bit"):
         prepare_dataset(name, tmp_path / "nowhere", tmp_path / "out")
