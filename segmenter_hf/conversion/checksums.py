@@ -9,10 +9,6 @@ import zipfile
 from pathlib import Path
 
 from .errors import ConversionError, refuse_os_errors
-from .state_dict import list_names
-
-
-CHUNK_BYTES = 2**20
 
 
 def has_checksums(archive: zipfile.ZipFile) -> bool:
@@ -26,25 +22,15 @@ def check_records(path: Path, archive: zipfile.ZipFile):
     Reads all records, a piece at a time, and compares what they hold with their checksums.
 
     Raises:
-        ConversionError: if any differs, naming the records.
+        ConversionError: if one differs, naming the first that does.
         zipfile.BadZipFile, OSError, RuntimeError, zlib.error: if they cannot be read at all.
     """
-    damaged = [record.filename for record in archive.infolist() if not _is_intact(archive, record)]
-    if damaged:
+    damaged = archive.testzip()
+    if damaged is not None:
         raise ConversionError(
-            f"{path} is damaged: what it holds does not fit its checksums, in {list_names(damaged)}. Remove it, and "
-            "copy or download it again."
+            f"{path} is damaged: what it holds does not fit its checksums, in {damaged}. Remove it, and copy or "
+            "download it again."
         )
-
-
-def _is_intact(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> bool:
-    try:
-        with archive.open(record) as contents:
-            while contents.read(CHUNK_BYTES):
-                pass
-        return True
-    except zipfile.BadZipFile:
-        return False
 
 
 def sha256_of(path: Path) -> str:

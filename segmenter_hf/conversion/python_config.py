@@ -1,21 +1,23 @@
-"""Reads the Python text that OpenMMLab's configs are stored as, without running it."""
+"""
+Reads the Python text that OpenMMLab's configs are stored as, without running it. What is guarded against is told in
+`safe_loading`.
+"""
 
 import ast
 import warnings
 from collections.abc import Callable, Iterable
+from types import NoneType
 from typing import Any
 
 from .errors import ConversionError
 
 
-# The configs of MMSegmentation have some ten thousand characters. Parsing takes some hundred times the text's memory.
+# Memory: parsing takes some hundred times the text's. The configs of MMSegmentation have some ten thousand characters.
 MAX_CONFIG_LENGTH = 2**20
-# Literals and repeated multiplication would make integers of any size otherwise.
+# Memory and hanging: repeated multiplication would make integers of any size otherwise.
 MAX_INTEGER = 2**63
-# Unpacking (`**value`) copies: one large dictionary, unpacked in many places, would fill the memory.
+# Memory: unpacking (`**value`) copies, so one large dictionary, unpacked in many places, would fill it.
 MAX_UNPACKED_ENTRIES = 100_000
-# Of text of the config that errors quote.
-MAX_QUOTED_LENGTH = 80
 
 ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: lambda left, right: left + right,
@@ -54,7 +56,7 @@ def parse_python_config(text: str, name: str) -> dict[str, Any]:
     variables = Variables()
     try:
         with warnings.catch_warnings():
-            # Of the compiler, about code that is not run.
+            # The compiler warns of code, which is not run here.
             warnings.simplefilter("ignore")
             statements = ast.parse(text).body
         for statement in statements:
@@ -62,7 +64,7 @@ def parse_python_config(text: str, name: str) -> dict[str, Any]:
     except Refused as error:
         node, message = error.args
         raise ConversionError(f"{name} is refused: line {node.lineno} {message}.") from None
-    # Nesting without end exhausts parser or evaluation, in vain.
+    # Nesting without end exhausts the recursion of the parser or of the evaluation.
     except (SyntaxError, ValueError, RecursionError, MemoryError, ArithmeticError, TypeError) as error:
         raise ConversionError(f"{name} is not a config in Python: {str(error) or type(error).__name__}.") from error
     if "_base_" in variables:
@@ -108,10 +110,10 @@ def _evaluate(node: ast.expr, variables: Variables) -> Any:
             left, right = (_check_number(node, _evaluate(side, variables)) for side in (node.left, node.right))
             return _check_number(node, ARITHMETIC[type(node.op)](left, right))
         case ast.Call(func=ast.Name() | ast.Attribute()):
-            name = ast.unparse(node.func)[:MAX_QUOTED_LENGTH]
+            name = ast.unparse(node.func)
             raise Refused(node, f"calls {name}, where only dict(name=value) may be called")
         case ast.Name():
-            raise Refused(node, f"uses {node.id[:MAX_QUOTED_LENGTH]}, which was not assigned before")
+            raise Refused(node, f"uses {node.id}, which was not assigned before")
     raise Refused(node, f"holds an expression that is no data ({type(node).__name__})")
 
 
@@ -121,6 +123,9 @@ def _merge(entries: Iterable[tuple[list | None, ast.expr]], variables: Variables
     for key, node in entries:
         value = _evaluate(node, variables)
         if key is not None:
+            # Hanging: to hash a tuple that contains another twice, and that one another twice, takes forever.
+            if not isinstance(key[0], (str, int, float, NoneType)):
+                raise Refused(node, "has a key that is no text or number")
             merged[key[0]] = value
         elif isinstance(value, dict):
             variables.num_unpacked += len(value)

@@ -1,4 +1,15 @@
-"""Reads checkpoint files without ever executing what they contain."""
+"""
+Reads the files of checkpoints, which are from the net: anybody may have written any byte of them. A file must not
+
+- run code, by pickled objects, tags of YAML or arrays of objects;
+- fill the memory, by a few bytes that stand for many;
+- hang the converter or crash Python, by work or nesting without end, or because it is a pipe.
+
+Much of that is guaranteed by the libraries: torch's weights-only load calls nothing but its own list of functions,
+YAML's safe loader and NumPy without pickles construct plain data, and safetensors, NumPy and Python's parsers stop at
+lengths that the file does not have. The guards here are for what these leave open, and each names its threat. Weights
+that are wrong on purpose are none: a file may hold any numbers.
+"""
 
 import io
 import json
@@ -6,7 +17,6 @@ import mmap
 import pickle
 import pickletools
 import re
-import threading
 import warnings
 import zipfile
 import zlib
@@ -20,33 +30,32 @@ import torch
 import yaml
 from safetensors import SafetensorError, safe_open
 
-from ..inputs import read_bytes
+from ..inputs import check_regular_file, read_bytes
 from .checksums import check_records, has_checksums
 from .errors import ConversionError, refuse_os_errors
 from .other_files import START_LENGTH, TORCHSCRIPT, OtherFile, recognise_other_file
 
 
 ZIP_MAGIC = b"PK\x03\x04"
-# The longest that the format allows.
+# The format allows no longer one; bytes of text, taken for a length, would be longer.
 MAX_SAFETENSORS_HEADER = 100_000_000
-# A variant.yml has some two thousand bytes. The parser is slow, and takes a hundred times the text's memory.
+# Memory and hanging: YAML's parser is slow, and takes a hundred times the text's memory. A variant.yml has some two
+# thousand bytes.
 MAX_YAML_LENGTH = 2**17
-# The largest configs have the names of 21,843 labels, twice.
+# Memory: the largest configs have the names of 21,843 labels, twice.
 MAX_JSON_LENGTH = 2**24
-# How many times larger than its archive the arrays in an `.npz` may be. Weights hardly compress, by a tenth or less;
-# the bytes are for arrays of zeros in files that are small.
+# Memory: how many times larger than its archive the arrays in an `.npz` may be. Weights hardly compress, by a tenth or
+# less; the bytes are for arrays of zeros in files that are small.
 MAX_NPZ_RATIO = 10
 NPZ_ALLOWANCE = 2**24
-# A tuple of tuples may be built of itself, so that to hash it, as a key, takes forever, or so deep that it crashes
-# Python. Those in checkpoints, arguments for tensors, contain a handful of others.
+# Hanging: a tuple of tuples may be built of itself, so that to hash it, as a key, takes forever, or so deep that it
+# crashes Python. Those in checkpoints, arguments for tensors, contain a handful of others.
 MAX_NESTED_TUPLES = 1000
-# torch's list of allowed classes, which is that of the file being read, is one for all threads.
-SAFE_GLOBALS_LOCK = threading.Lock()
 
 # Checkpoints of MMSegmentation hold, beside the weights, objects of these packages: the log, hooks, configs.
 PLACEHOLDER_PACKAGES = ("mmengine", "mmcv", "mmseg")
-# By these the log's arrays are pickled. They are not constructed either: their arguments could make NumPy read memory
-# that is not its own.
+# Code: by these the log's arrays are pickled. They are not constructed either, since their arguments could make NumPy
+# read memory that is not its own.
 NUMPY_GLOBALS = {
     f"numpy.{name}"
     for core in ("core", "_core")
@@ -65,7 +74,7 @@ UNREADABLE = (
     TypeError,
     AttributeError,
     AssertionError,
-    # Of lengths and shapes beyond any memory.
+    # Lengths and shapes may be beyond any memory.
     MemoryError,
     ArithmeticError,
     zipfile.BadZipFile,
@@ -85,9 +94,13 @@ class VariantLoader(yaml.SafeLoader):
         return tuple(self.construct_sequence(node, deep=True))
 
     def flatten_mapping(self, node: yaml.MappingNode):
-        # Merging copies: a few mappings, each merged of the one before twice, would fill the memory.
-        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
-            raise yaml.constructor.ConstructorError(problem="it merges mappings (<<), which no training writes")
+        for key, _ in node.value:
+            # Memory: merging copies, so a few mappings, each merged of the one before twice, would fill it.
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(problem="it merges mappings (<<), which no training writes")
+            # Hanging: to hash a tuple that contains another twice, and that one another twice, takes forever.
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(problem="it has a key that is no text or number")
 
 
 VariantLoader.add_constructor("tag:yaml.org,2002:python/tuple", VariantLoader.construct_python_tuple)
@@ -106,7 +119,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
         values = yaml.load(contents, Loader=VariantLoader)
     except yaml.constructor.ConstructorError as error:
         raise ConversionError(f"{path} is refused: {error.problem}.") from error
-    # Nesting without end exhausts the parser's recursion, and `2021-13-32` is taken for a date, in vain.
+    # Nesting without end exhausts the parser's recursion, and `2021-13-32` is no date.
     except (yaml.YAMLError, RecursionError, ValueError, ArithmeticError) as error:
         raise ConversionError(f"{path} is not valid YAML: {error}.") from error
     if not isinstance(values, dict):
@@ -128,7 +141,8 @@ class Placeholder:
 
 
 def get_placeholder_attribute(owner: Any, name: str) -> Placeholder:
-    """Stands for `getattr`, by which files of mmengine refer to methods of its classes, and of nothing else."""
+    """Stands for `getattr`, by which files of mmengine refer to methods of its classes."""
+    # Code: from anything else it would lead on to functions that are not on torch's list.
     if not (isinstance(owner, type) and issubclass(owner, Placeholder)):
         raise pickle.UnpicklingError(f"Unsupported global: GLOBAL builtins.getattr of {owner!r}")
     return Placeholder()
@@ -159,13 +173,18 @@ def list_globals(path: Path) -> set[str]:
         Any of `UNREADABLE`: if the file is no PyTorch file.
     """
     with path.open("rb") as file:
-        if file.read(len(ZIP_MAGIC)) == ZIP_MAGIC:
-            return scan_pickles(path, [io.BytesIO(read_pickle_record(path))])
-        # Mapped, because a file that is asked for as many bytes as a hostile one claims to hold takes memory for them.
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            # A magic number, a version and the system's properties precede the object, and the names of the tensors'
-            # data follow, each pickled by itself.
-            return scan_pickles(path, [mapped] * 5)
+        if file.read(len(ZIP_MAGIC)) != ZIP_MAGIC:
+            # Memory: a file that is asked for as many bytes as a hostile one claims to hold takes memory for them,
+            # which one that is mapped does not.
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+                # A magic number, a version and the system's properties precede the object, and the names of the
+                # tensors' data follow, each pickled by itself.
+                return scan_pickles(path, [mapped] * 5)
+    with zipfile.ZipFile(path) as archive:
+        (record,) = (record for record in archive.infolist() if record.filename.endswith("/data.pkl"))
+        # Its checksum, if it has one, was compared already.
+        record.CRC = None
+        return scan_pickles(path, [io.BytesIO(archive.read(record))])
 
 
 def check_torch_archive(path: Path, allow_missing_checksums: bool):
@@ -182,7 +201,8 @@ def check_torch_archive(path: Path, allow_missing_checksums: bool):
         if any(name.endswith("/constants.pkl") for name in archive.namelist()):
             raise refuse_other_file(path, TORCHSCRIPT)
         records = archive.infolist()
-        # Records that lie over each other would take forever to check.
+        # Memory: compressed records may be of any length. Hanging: so many records may lie over each other that to
+        # check them all takes forever.
         is_larger = sum(record.file_size for record in records) > path.stat().st_size
         if is_larger or any(record.compress_type != zipfile.ZIP_STORED for record in records):
             raise ConversionError(
@@ -196,20 +216,6 @@ def check_torch_archive(path: Path, allow_missing_checksums: bool):
                 "damaged cannot be told. If you know that it is not, by its SHA-256 say, convert it by "
                 "convert_checkpoint.py --allow_missing_checksums."
             )
-
-
-def read_pickle_record(path: Path) -> bytes:
-    """
-    The pickled record of a zip archive that `torch.save` wrote.
-
-    Raises:
-        Any of `UNREADABLE`: if it has no such record.
-    """
-    with zipfile.ZipFile(path) as archive:
-        (record,) = (record for record in archive.infolist() if record.filename.endswith("/data.pkl"))
-        # Its checksum, if it has one, was compared already.
-        record.CRC = None
-        return archive.read(record)
 
 
 def scan_pickles(path: Path, pickles: Iterable[IO[bytes] | mmap.mmap]) -> set[str]:
@@ -248,23 +254,6 @@ def _pop_arguments(opcode: pickletools.OpcodeInfo, stack: list[int], marks: list
     return num_tuples
 
 
-def clear_attributes(contents: Any) -> Any:
-    """
-    Returns what a file holds after taking away the attributes that it sets on dictionaries and tensors, where they
-    would stand in for methods, such as `get`.
-    """
-    remaining, seen = [contents], set()
-    while remaining:
-        value = remaining.pop()
-        if id(value) in seen or not isinstance(value, (dict, list, tuple, torch.Tensor)):
-            continue
-        seen.add(id(value))
-        getattr(value, "__dict__", {}).clear()
-        if not isinstance(value, torch.Tensor):
-            remaining.extend(dict.values(value) if isinstance(value, dict) else value)
-    return contents
-
-
 def load_torch_file(path: Path, allow_missing_checksums: bool = False) -> Any:
     """
     Reads a file that `torch.save` wrote: tensors, on the CPU and mapped from the file where it allows that, and plain
@@ -288,17 +277,14 @@ def load_torch_file(path: Path, allow_missing_checksums: bool = False) -> Any:
     try:
         if is_zip:
             check_torch_archive(path, allow_missing_checksums)
-        with SAFE_GLOBALS_LOCK, warnings.catch_warnings(), torch.serialization.safe_globals(make_placeholders(path)):
-            # Guesses about files that are then refused.
+        with warnings.catch_warnings(), torch.serialization.safe_globals(make_placeholders(path)):
+            # They are guesses about files that are then refused.
             warnings.simplefilter("ignore", UserWarning)
-            # Files written before PyTorch 1.6 are no zip archives, and cannot be mapped. Of a path torch minds the
-            # suffix, if it is that of another format, rather than the contents, and takes none that is not UTF-8.
+            # Files written before PyTorch 1.6 are no zip archives, and cannot be mapped. To map a file torch takes its
+            # path, minds a suffix of another format more than the contents, and takes no name that is not UTF-8.
             is_mapped = is_zip and path.suffix != ".safetensors" and str(path).isprintable()
             with path.open("rb") as file:
-                contents = torch.load(
-                    path if is_mapped else file, map_location="cpu", weights_only=True, mmap=is_mapped
-                )
-        return clear_attributes(contents)
+                return torch.load(path if is_mapped else file, map_location="cpu", weights_only=True, mmap=is_mapped)
     except ConversionError:
         raise
     except UNREADABLE as error:
@@ -322,8 +308,11 @@ def read_start(path: Path) -> bytes:
     Raises:
         ConversionError: if it cannot be read.
     """
-    with refuse_os_errors(f"{path} cannot be read"), path.open("rb") as file:
-        return file.read(START_LENGTH)
+    with refuse_os_errors(f"{path} cannot be read"):
+        # Hanging: a pipe is waited for until somebody writes into it.
+        check_regular_file(path)
+        with path.open("rb") as file:
+            return file.read(START_LENGTH)
 
 
 def is_safetensors(path: Path) -> bool:
@@ -388,6 +377,7 @@ def load_npz(path: Path) -> LazyTensors:
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            # What is read is no longer than the archive says.
             num_bytes = sum(member.file_size for member in archive.infolist())
             if num_bytes > MAX_NPZ_RATIO * path.stat().st_size + NPZ_ALLOWANCE:
                 raise ConversionError(

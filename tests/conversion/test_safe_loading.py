@@ -1,17 +1,17 @@
-"""Broken and hostile files are refused in one line, and nothing in them is executed."""
+"""Broken and hostile files are refused in one line: they run no code, fill no memory and end."""
 
+import importlib
 import io
 import json
+import os
 import pickle
 import re
 import struct
 import sys
 import tracemalloc
 import zipfile
-from collections import Counter, OrderedDict
-from concurrent.futures import ThreadPoolExecutor
+from collections import OrderedDict
 from pathlib import Path
-from time import sleep
 
 import numpy as np
 import pytest
@@ -32,7 +32,6 @@ from segmenter_hf.conversion.safe_loading import (
     load_weights,
     load_yaml,
 )
-from tests.common import run_python
 from tests.conversion.mmsegmentation_checkpoints import foreign_class, make_mmsegmentation_checkpoint
 
 
@@ -44,10 +43,6 @@ class TouchFile:
 
     def __reduce__(self):
         return (Path.touch, (self.path,))
-
-
-class Arbitrary:
-    """An instance of a class that a weights-only load does not know."""
 
 
 def refusal(function, path: Path) -> str:
@@ -70,7 +65,7 @@ def test_torch_file_of_either_format(is_zip, tmp_path):
 
 
 @pytest.mark.parametrize("is_zip", [True, False])
-@pytest.mark.parametrize("share", [0.0, 0.002, 0.1, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("share", [0.0, 0.002, 0.5, 0.999])
 def test_truncated_torch_file(share, is_zip, tmp_path):
     path = tmp_path / "checkpoint.pth"
     torch.save({"model": {"weight": torch.zeros(5000)}}, path, _use_new_zipfile_serialization=is_zip)
@@ -80,21 +75,31 @@ def test_truncated_torch_file(share, is_zip, tmp_path):
     assert ("an empty file" in message) == (path.stat().st_size == 0)
 
 
-@pytest.mark.parametrize("contents", [b"hello world", b"a: 1\n", b"\x00" * 1000, b"\xff\xfe\xfd" * 99])
+@pytest.mark.parametrize("contents", [b"hello world", b"\x00" * 1000, b"\xff\xfe\xfd" * 99])
 def test_other_files_are_no_torch_files(contents, tmp_path):
     path = tmp_path / "checkpoint.pth"
     path.write_bytes(contents)
     assert "truncated or not a PyTorch, NumPy or safetensors file" in refusal(load_torch_file, path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("notes.txt", contents)
+    assert "truncated or not a PyTorch, NumPy or safetensors file" in refusal(load_torch_file, path)
 
 
-def test_damaged_torch_file_never_fails_otherwise(tmp_path):
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.parametrize("is_mmsegmentations", [True, False])
+def test_damaged_torch_file_never_fails_otherwise(is_mmsegmentations, is_zip, tmp_path):
     """Any byte of the pickled part changed: either it still loads, or it is refused with the error for users."""
     path = tmp_path / "checkpoint.pth"
-    torch.save({"model": {"encoder.weight": torch.zeros(3, 4)}, "epoch": 1}, path)
+    if is_mmsegmentations:
+        source = make_mmsegmentation_checkpoint(num_layers=1, embed_dims=4, head_num_layers=0)
+        source.write(tmp_path, _use_new_zipfile_serialization=is_zip)
+    else:
+        write_torch_file(path, {"model": {"encoder.weight": torch.zeros(3, 4)}, "epoch": 1}, is_zip)
     intact = path.read_bytes()
     generator = torch.Generator().manual_seed(0)
     outcomes = set()
-    for position in torch.randint(len(intact), (300,), generator=generator).tolist():
+    # Most of a legacy file's pickles come first, and most of a zip archive's after its header.
+    for position in torch.randint(min(len(intact), 6000), (100,), generator=generator).tolist():
         damaged = bytearray(intact)
         damaged[position] ^= 1 << (position % 8)
         path.write_bytes(damaged)
@@ -106,13 +111,6 @@ def test_damaged_torch_file_never_fails_otherwise(tmp_path):
     assert outcomes == {"loaded", "refused"}
 
 
-def test_zip_archive_that_is_no_torch_file(tmp_path):
-    path = tmp_path / "checkpoint.pth"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("notes.txt", "nothing")
-    assert "truncated or not a PyTorch, NumPy or safetensors file" in refusal(load_torch_file, path)
-
-
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
@@ -121,9 +119,8 @@ def test_zip_archive_that_is_no_torch_file(tmp_path):
         ("version https://git-lfs.github.com/spec/v1\noid sha256:4d\n", "is a pointer of Git LFS.*git lfs pull"),
     ],
 )
-@pytest.mark.parametrize("suffix", [".pth", ".npz", ".safetensors"])
-def test_files_that_stand_for_a_checkpoint(contents, message, suffix, tmp_path):
-    path = tmp_path / f"checkpoint{suffix}"
+def test_files_that_stand_for_a_checkpoint(contents, message, tmp_path):
+    path = tmp_path / "checkpoint.npz"
     path.write_text(contents)
     assert re.search(message, refusal(load_weights, path))
 
@@ -160,8 +157,8 @@ LONG = struct.pack("<Q", 2**60)
 
 @pytest.mark.parametrize(
     "pickled",
-    [b"\x80\x04\x8e" + LONG, b"\x80\x04\x8d" + LONG, b"\x80\x02X\xff\xff\xff\xff", b"\x80\x02\x8b\xff\xff\xff\x7f"],
-    ids=["bytes", "text", "short_text", "integer"],
+    [b"\x80\x04\x8e" + LONG, b"\x80\x02X\xff\xff\xff\xff", b"\x80\x02\x8b\xff\xff\xff\x7f"],
+    ids=["bytes", "text", "integer"],
 )
 @pytest.mark.parametrize("is_bare", [True, False])
 def test_pickles_that_claim_to_be_longer_than_the_file(pickled, is_bare, tmp_path):
@@ -199,23 +196,6 @@ def test_tuples_in_a_tuple_and_as_keys(tmp_path):
     assert load_torch_file(path) == contents
 
 
-def test_one_thread_at_a_time_changes_the_list_of_classes(tmp_path, monkeypatch):
-    """It is one for all of them: another thread's end would take away what this one still needs."""
-    active, numbers_active = [], []
-
-    def load(*arguments, **settings):
-        active.append(None)
-        sleep(0.01)
-        numbers_active.append(len(active))
-        active.pop()
-
-    path = write_torch_file(tmp_path / "checkpoint.pth", {})
-    monkeypatch.setattr("torch.load", load)
-    with ThreadPoolExecutor(4) as executor:
-        list(executor.map(load_torch_file, 8 * [path]))
-    assert numbers_active == 8 * [1]
-
-
 def test_code_in_a_torch_file_does_not_run(tmp_path):
     path, touched = tmp_path / "checkpoint.pth", tmp_path / "touched"
     torch.save({"model": TouchFile(touched)}, path)
@@ -227,19 +207,12 @@ def test_code_in_a_torch_file_does_not_run(tmp_path):
     assert touched.exists()
 
 
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("protocol", [0, 2, pickle.HIGHEST_PROTOCOL])
 def test_code_in_a_bare_pickle_does_not_run(protocol, tmp_path):
     path, touched = tmp_path / "checkpoint.pth", tmp_path / "touched"
     path.write_bytes(pickle.dumps({"model": TouchFile(touched)}, protocol=protocol))
     refusal(load_torch_file, path)
     assert not touched.exists()
-    pickle.loads(path.read_bytes())
-    assert touched.exists()
-
-
-def test_objects_in_a_torch_file_are_named(tmp_path):
-    torch.save({"model": {}, "args": Arbitrary()}, tmp_path / "checkpoint.pth")
-    assert f"({__name__}.Arbitrary)" in refusal(load_torch_file, tmp_path / "checkpoint.pth")
 
 
 class Reduce:
@@ -292,30 +265,15 @@ def test_objects_of_mmsegmentations_libraries_become_placeholders(is_zip, tmp_pa
     assert issubclass(loaded["class"], Placeholder)
 
 
-IMPORTS_LEAVE_A_TRACE = """
-import sys
-from pathlib import Path
-
-for package in ("mmengine", "mmcv", "mmseg"):
-    folder = Path(package) / "logging"
-    folder.mkdir(parents=True)
-    (folder.parent / "__init__.py").write_text(f"open('imported {package}', 'w')")
-    (folder / "__init__.py").write_text("")
-    (folder / "history_buffer.py").write_text("class HistoryBuffer: pass")
-sys.path.insert(0, ".")
-from segmenter_hf.conversion.convert import load_checkpoint
-
-load_checkpoint(sys.argv[1])
-assert not list(Path().glob("imported *"))
-import mmengine.logging.history_buffer
-
-assert Path("imported mmengine").exists(), "the package that was not imported can be"
-"""
-
-
-def test_installed_libraries_are_not_imported(tmp_path):
-    source = make_mmsegmentation_checkpoint().write(tmp_path / "source")
-    run_python(IMPORTS_LEAVE_A_TRACE, source, cwd=tmp_path)
+def test_installed_libraries_are_not_imported(tmp_path, monkeypatch):
+    for package in ("mmengine", "mmcv", "mmseg"):
+        (tmp_path / package / "logging").mkdir(parents=True)
+        (tmp_path / package / "__init__.py").write_text(f"raise SystemExit('imported {package}')")
+    source = make_mmsegmentation_checkpoint(num_layers=1, embed_dims=4, head_num_layers=0).write(tmp_path / "source")
+    monkeypatch.syspath_prepend(tmp_path)
+    load_torch_file(source / "checkpoint.pth")
+    with pytest.raises(SystemExit, match="imported mmengine"):
+        importlib.import_module("mmengine.logging")
 
 
 @pytest.mark.parametrize("is_zip", [True, False])
@@ -356,7 +314,7 @@ def test_methods_of_placeholders_are_placeholders(tmp_path):
     assert number == 1
 
 
-@pytest.mark.parametrize("owner", [OrderedDict, torch.FloatStorage, set, Counter, "text", 1, {}])
+@pytest.mark.parametrize("owner", [OrderedDict, set, "text", {}])
 def test_getattr_of_anything_else_is_refused(owner, tmp_path):
     with foreign_class("mmengine.logging.HistoryBuffer") as history_buffer:
         contents = [history_buffer(), Reduce(getattr, owner, "__class__")]
@@ -386,36 +344,20 @@ def test_getattr_does_not_lead_on(tmp_path):
     "name",
     [
         "posix.system",
-        "os.system",
-        "sys.exit",
-        "subprocess.Popen",
         "builtins.eval",
-        "builtins.exec",
-        "builtins.__import__",
         "builtins.setattr",
-        "operator.attrgetter",
-        "functools.partial",
         "importlib.import_module",
-        "pickle.loads",
         "torch.load",
-        "torch.hub.load",
-        "torch.jit.load",
-        "torch.nn.modules.linear.Linear",
         "numpy.load",
-        "numpy.fromfile",
         "numpy.core.multiarray.fromfile",
         "mmengine_evil.x",
-        "mmengineevil.x",
         "mmcv2.Config",
-        "mmsegmentation.x",
-        "xmmseg.x",
         "evil.mmengine.x",
     ],
 )
-@pytest.mark.parametrize("is_called", [True, False])
-def test_any_other_global_is_refused_and_named(name, is_called, tmp_path):
-    call = b"X\x04\x00\x00\x00true\x85R" if is_called else b""
-    # Among placeholders that are allowed.
+def test_any_other_global_is_refused_and_named(name, tmp_path):
+    call = b"X\x04\x00\x00\x00true\x85R"
+    # It is among placeholders that are allowed.
     pickled = b"\x80\x02(" + global_opcode("mmengine.logging.HistoryBuffer") + global_opcode(name) + call + b"t."
     message = refusal(load_torch_file, write_pickle(tmp_path / "checkpoint.pth", pickled))
     # torch leaves out the module of builtins.
@@ -430,9 +372,7 @@ def test_names_under_the_libraries_are_only_names(name, tmp_path):
     assert not {"mmengine", "mmcv", "mmseg"} & sys.modules.keys()
 
 
-@pytest.mark.parametrize(
-    "state", [{"__class__": 1, "__init__": 2}, ({"a": 1}, {"__setstate__": 2}), [1], (), "text", Reduce(OrderedDict)]
-)
+@pytest.mark.parametrize("state", [{"__class__": 1, "__init__": 2}, ({"a": 1}, {"__setstate__": 2}), "text"])
 def test_state_of_placeholders_is_dropped(state, tmp_path):
     with foreign_class("mmseg.models.Head") as head:
         contents = [head, Reduce(head, 1, 2, state=state), Reduce(head)]
@@ -441,44 +381,6 @@ def test_state_of_placeholders_is_dropped(state, tmp_path):
     for instance in instances:
         assert type(instance) is cls
         assert not vars(instance)
-
-
-def test_attributes_do_not_stand_in_for_methods(tmp_path):
-    """A dictionary whose `get` is a number, a tensor whose `float` is one."""
-    shadows = {"get": 1, "items": 2, "keys": 3, "a": 4}
-    rebuild, arguments = torch.ones(2).__reduce_ex__(2)
-    tensor = Reduce(torch._tensor._rebuild_from_type_v2, rebuild, torch.Tensor, arguments, {"float": 5})
-    contents = {"weights": [Reduce(OrderedDict, [("a", 1)], state=shadows)], "tensor": (tensor,)}
-    loaded = load_torch_file(write_torch_file(tmp_path / "checkpoint.pth", contents))
-    assert loaded["weights"][0].get("a") == 1
-    assert loaded["tensor"][0].float().tolist() == [1.0, 1.0]
-
-
-def test_containers_that_contain_themselves(tmp_path):
-    contents = {"model": [], "n": 1}
-    contents["model"].append(contents)
-    loaded = load_torch_file(write_torch_file(tmp_path / "checkpoint.pth", contents))
-    assert loaded["model"][0] is loaded
-
-
-@pytest.mark.parametrize("is_zip", [True, False])
-def test_damaged_file_of_mmsegmentation_never_fails_otherwise(is_zip, tmp_path):
-    source = make_mmsegmentation_checkpoint(num_layers=1, embed_dims=4, head_num_layers=0)
-    path = source.write(tmp_path, _use_new_zipfile_serialization=is_zip) / "checkpoint.pth"
-    intact = path.read_bytes()
-    generator = torch.Generator().manual_seed(0)
-    outcomes = set()
-    # Most of a legacy file's pickles come first, and most of a zip archive's after its header.
-    for position in torch.randint(6000, (150,), generator=generator).tolist():
-        damaged = bytearray(intact)
-        damaged[position] ^= 1 << (position % 8)
-        path.write_bytes(damaged)
-        try:
-            load_torch_file(path)
-            outcomes.add("loaded")
-        except ConversionError:
-            outcomes.add("refused")
-    assert outcomes == {"loaded", "refused"}
 
 
 # Files of NumPy, safetensors and JSON
@@ -497,10 +399,6 @@ def write_tensors(path: Path, kind: str) -> Path:
     return path
 
 
-def read_all(kind: str, path: Path) -> dict[str, torch.Tensor]:
-    return dict(LOADERS[kind](path))
-
-
 @pytest.mark.parametrize("kind", LOADERS)
 def test_tensors_are_read_by_name(kind, tmp_path):
     path = write_tensors(tmp_path / "weights", kind)
@@ -515,7 +413,7 @@ def test_tensors_are_read_by_name(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", LOADERS)
-@pytest.mark.parametrize("share", [0.0, 0.05, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
 def test_truncated_tensors(kind, share, tmp_path):
     path = write_tensors(tmp_path / "weights", kind)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
@@ -529,23 +427,22 @@ def test_damaged_tensors_never_fail_otherwise(kind, tmp_path):
     intact = path.read_bytes()
     outcomes = set()
     for position in range(len(intact)):
-        for bit in (0, 4, 7):
-            damaged = bytearray(intact)
-            damaged[position] ^= 1 << bit
-            path.write_bytes(damaged)
-            for recognise in RECOGNISERS.values():
-                recognise(path)
-            try:
-                read_all(kind, path)
-                outcomes.add("loaded")
-            except ConversionError as error:
-                assert str(error).isprintable()
-                outcomes.add("refused")
+        damaged = bytearray(intact)
+        damaged[position] ^= 1 << (position % 8)
+        path.write_bytes(damaged)
+        for recognise in RECOGNISERS.values():
+            recognise(path)
+        try:
+            dict(LOADERS[kind](path))
+            outcomes.add("loaded")
+        except ConversionError as error:
+            assert str(error).isprintable()
+            outcomes.add("refused")
     assert outcomes == {"loaded", "refused"}
 
 
 @pytest.mark.parametrize("kind", LOADERS)
-@pytest.mark.parametrize("contents", [b"", b"hello world", bytes(64), b"PK\x03\x04", b"\xff" * 64, b"{" * 64])
+@pytest.mark.parametrize("contents", [b"", b"hello world", b"PK\x03\x04", b"{" * 64])
 def test_other_files_hold_no_tensors(kind, contents, tmp_path):
     path = tmp_path / "weights"
     path.write_bytes(contents)
@@ -572,16 +469,13 @@ def npy_header(*shape: int) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("shape", [(10**13,), (10**30,), (3 * 2**28,), (-1,), (0, 10**18)])
+@pytest.mark.parametrize("shape", [(10**30,), (3 * 2**28,), (-1,)])
 def test_arrays_that_claim_to_be_larger_than_the_file(shape, tmp_path):
     path = tmp_path / "weights.npz"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("cls.npy", npy_header(*shape) + bytes(10))
-    tensors = load_npz(path)
-    try:
-        assert not tensors["cls"].numel()
-    except ConversionError as error:
-        assert re.search(r"cls of .* cannot be read: .", str(error))
+    with pytest.raises(ConversionError, match="cls of .* cannot be read: ."):
+        load_npz(path)["cls"]
 
 
 def test_small_archives_of_large_arrays_are_refused(tmp_path):
@@ -594,17 +488,15 @@ def test_small_archives_of_large_arrays_are_refused(tmp_path):
     assert np.array_equal(load_npz(path)["cls"].numpy(), weights)
 
 
-@pytest.mark.parametrize("dtype", ["U3", "S3", "datetime64[s]", "V8", "complex64"])
+@pytest.mark.parametrize("dtype", ["U3", "V8"])
 def test_arrays_of_other_types_are_no_crash(dtype, tmp_path):
     path = tmp_path / "weights.npz"
     np.savez(path, cls=np.zeros(2, dtype=dtype))
-    try:
-        assert not load_npz(path)["cls"].is_floating_point()
-    except ConversionError as error:
-        assert "cls of" in str(error)
+    with pytest.raises(ConversionError, match="cls of "):
+        load_npz(path)["cls"]
 
 
-@pytest.mark.parametrize("length", [10**6, 99_999_999, 10**8, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("length", [99_999_999, 10**8, 2**64 - 1])
 def test_huge_header_of_safetensors(length, tmp_path):
     path = tmp_path / "weights.safetensors"
     path.write_bytes(length.to_bytes(8, "little") + b'{"a": {}}' + b" " * 100)
@@ -617,8 +509,6 @@ def test_huge_header_of_safetensors(length, tmp_path):
     [
         {"dtype": "F32", "shape": [2], "data_offsets": [0, 400]},
         {"dtype": "F32", "shape": [10**9, 10**9], "data_offsets": [0, 8]},
-        {"dtype": "F32", "shape": [-1], "data_offsets": [0, 8]},
-        {"dtype": "object", "shape": [2], "data_offsets": [0, 8]},
         [],
     ],
 )
@@ -635,25 +525,15 @@ def test_json(tmp_path):
     assert load_json(path) == {"model_type": "vit", "sizes": [1, 2.5, None, "ü"]}
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
-def test_truncated_json(share, tmp_path):
-    path = tmp_path / "config.json"
-    contents = json.dumps({"model_type": "vit", "id2label": {"0": "sky"}})
-    path.write_text(contents[: int(share * len(contents))])
-    assert "is not valid JSON" in refusal(load_json, path)
-
-
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
         (b"[" * 200_000, "is not valid JSON"),
+        (b"", "is not valid JSON"),
         (b"\xff\xfe{", "is not valid JSON"),
-        (b"\x80", "is not valid JSON"),
-        (b"{'a': 1}", "is not valid JSON"),
+        (b'{"a": 1', "is not valid JSON"),
         (b'{"a": ' + b"9" * 5000 + b"}", "is not valid JSON"),
         (b"[1]", "but a list"),
-        (b"null", "but a NoneType"),
-        (b'"text"', "but a str"),
     ],
     ids=lambda value: repr(value[:12]),
 )
@@ -663,10 +543,16 @@ def test_other_json(contents, message, tmp_path):
     assert message in refusal(load_json, path)
 
 
-@pytest.mark.parametrize("load", [load_npz, load_safetensors, load_json])
+@pytest.mark.parametrize("load", [load_torch_file, load_npz, load_safetensors, load_json, load_yaml])
 def test_files_that_are_folders_or_are_not_there(load, tmp_path):
     refusal(load, tmp_path)
     refusal(load, tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("load", [load_weights, load_json, load_yaml])
+def test_pipes_are_not_waited_for(load, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert "is a pipe, expected a regular file" in refusal(load, tmp_path / "pipe")
 
 
 # YAML
@@ -685,11 +571,7 @@ def test_yaml_with_tuples(tmp_path):
     "tag",
     [
         "!!python/object/apply:os.mkdir ['{touched}']",
-        "!!python/object/new:os.mkdir ['{touched}']",
-        "!!python/object/apply:subprocess.check_call [[touch, '{touched}']]",
         "!!python/name:os.system ''",
-        "!!python/module:antigravity ''",
-        "!!python/object:collections.OrderedDict {{}}",
         "!!python/tuple [!!python/object/apply:os.mkdir ['{touched}']]",
         "!custom 1",
     ],
@@ -720,16 +602,23 @@ def test_merged_mappings_are_refused(tmp_path):
     assert "is refused: it merges mappings (<<)" in refusal(load_yaml, path)
 
 
+def test_keys_that_take_forever_to_hash_are_refused(tmp_path):
+    """To hash a tuple is to hash what it contains, here 2**40 numbers. A value that no key is takes no time."""
+    path = tmp_path / "variant.yml"
+    lines = ["t0: &t0 !!python/tuple [1]"] + [
+        f"t{i}: &t{i} !!python/tuple [*t{i - 1}, *t{i - 1}]" for i in range(1, 40)
+    ]
+    path.write_text("\n".join(lines))
+    assert len(load_yaml(path)) == 40
+    path.write_text("\n".join([*lines, "a: {? *t39 : 1}"]))
+    assert "is refused: it has a key that is no text or number" in refusal(load_yaml, path)
+
+
 @pytest.mark.parametrize(("load", "max_length"), [(load_yaml, MAX_YAML_LENGTH), (load_json, MAX_JSON_LENGTH)])
 def test_long_texts_are_refused(load, max_length, tmp_path):
     path = tmp_path / "variant.yml"
     path.write_text('{"a": "' + max_length * "x" + '"}')
     assert f"longer than any such file should be ({max_length} bytes)" in refusal(load, path)
-
-
-@pytest.mark.parametrize("load", [load_torch_file, load_yaml])
-def test_file_that_cannot_be_read(load, tmp_path):
-    assert "cannot be read" in refusal(load, tmp_path)  # a folder
 
 
 @pytest.mark.parametrize(("contents", "kind"), [("", "NoneType"), ("- 1", "list"), ("<html></html>", "str")])
