@@ -288,6 +288,10 @@ class Figure:
             ValueError: for fields that are missing, unknown, or have values that cannot be.
         """
         protocol = EvaluationProtocol.from_dict(values.get("protocol", {}))
+        # Their defaults are for the table of released checkpoints, whose protocols are all of a single scale.
+        missing = [f"`{name}`" for name in ("scales", "flip") if name not in values["protocol"]]
+        if missing:
+            raise ValueError(f"The protocol of a figure lacks {' and '.join(missing)}.")
         return make_checked(cls, {**values, "protocol": protocol}, "result")
 
     def to_dict(self) -> dict[str, Any]:

@@ -101,6 +101,13 @@ def test_measured_figures_survive_their_file(single, several):
         assert Figure.from_dict(json.loads(json.dumps(result.to_dict(), allow_nan=False))) == result
 
 
+def test_scales_of_a_figure_are_never_taken_for_granted(several):
+    values = Figure.from_evaluation(several, DATASET).to_dict()
+    del values["protocol"]["scales"], values["protocol"]["flip"]
+    with pytest.raises(ValueError, match="protocol of a figure lacks `scales` and `flip`"):
+        Figure.from_dict(values | {"multi_scale": False})
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
