@@ -12,8 +12,13 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.repocard import metadata_load
 
 from ..conversion.convert import CARD_FILE
-from ..conversion.download import httpx
 from ..outputs import refuse_unwritable, replacing_file
+
+
+try:  # The HTTP client of huggingface_hub changed its name.
+    import httpx2 as httpx
+except ImportError:
+    import httpx
 
 
 logger = logging.getLogger(__name__)
@@ -91,7 +96,7 @@ def fetch_documents(
     settings = {"revision": revision, "cache_dir": cache_dir, "token": token}
     try:
         return Path(snapshot_download(repo_id, allow_patterns=HUB_PATTERNS, ignore_patterns=HUB_IGNORED, **settings))
-    # Of the connection, of the Hub, and of its client's cache.
+    # They are those of the connection, of the Hub, and of its client's cache.
     except (httpx.HTTPError, OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         logger.warning("The card and licence of %s cannot be read: %s", repo_id, reason)
