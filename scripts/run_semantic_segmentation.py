@@ -21,16 +21,16 @@ import sys
 try:
     from segmenter_hf.command_line import run
     from segmenter_hf.processes import leave
-# While torch is loaded, which takes seconds. What else takes long, or may be missing, is imported in functions.
+# Loading torch takes seconds. What else takes long, or may be missing, is imported in functions.
 except KeyboardInterrupt:
     print("run_semantic_segmentation.py: interrupted.", file=sys.stderr)
     sys.exit(130)
 
 
 def train() -> int:
-    # Here, where a library that is missing is one line.
+    # A library that is missing here is one line.
     from segmenter_hf.training import run_with_trainer
-    from segmenter_hf.training.arguments import run_script
+    from segmenter_hf.training.run_script import run_script
 
     return run_script(run_with_trainer.TrainingArguments, __doc__, run_with_trainer.train)
 

@@ -53,12 +53,9 @@ def run(
             print_line(f"interrupted. {if_interrupted}")
         return INTERRUPTED
     except ModuleNotFoundError as error:
-        # Part of a library that is there is a fault of another kind.
-        if extra is None or not error.name or "." in error.name:
+        if extra is None:
             raise
-        if processes.is_first():
-            print_line(f'error: The library {error.name} is not installed: pip install "segmenter_hf[{extra}]"')
-        return 2
+        return refuse_missing(error, extra)
     except (OutputError, ProcessesError, *refusals, *local_refusals) as error:
         if not (processes.is_first() or isinstance(error, local_refusals)):
             time.sleep(SECONDS_TO_WAIT)
@@ -75,6 +72,20 @@ def run(
         processes.part()
 
 
+def refuse_missing(error: ModuleNotFoundError, extra: str) -> int:
+    """
+    Says in one line which extra of this package installs a library that is missing, and returns the exit code.
+
+    Raises:
+        ModuleNotFoundError: again, if only a part of the library is missing, which is a fault of another kind.
+    """
+    if not error.name or "." in error.name:
+        raise error
+    if processes.is_first():
+        print_line(f'error: The library {error.name} is not installed: pip install "segmenter_hf[{extra}]"')
+    return 2
+
+
 def user_path(text: str) -> Path:
     """A path as a user names it. Shells leave `~` to the command in `--output_file=~/curves.png` and in quotes."""
     return Path(os.path.expanduser(text))
@@ -88,4 +99,4 @@ def print_line(message: str):
     print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
 
 
-__all__ = ["INTERRUPTED", "SECONDS_TO_WAIT", "print_line", "run", "user_path"]
+__all__ = ["INTERRUPTED", "SECONDS_TO_WAIT", "print_line", "refuse_missing", "run", "user_path"]

@@ -1,6 +1,8 @@
 """What all tests share: one tiny configuration, random inputs for it, and fresh interpreters."""
 
+import functools
 import importlib
+import importlib.util
 import multiprocessing
 import os
 import runpy
@@ -10,6 +12,7 @@ import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import huggingface_hub.constants
 import numpy as np
@@ -30,6 +33,17 @@ CODE_FILES = {
     "modeling_segmenter.py",
     "windows_segmenter.py",
 }
+
+
+@functools.cache
+def load_script(name: str) -> ModuleType:
+    """A script as a module, of which tests take functions and classes."""
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    # Where annotations of its dataclasses are looked up.
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def tiny_config(**overrides) -> SegmenterConfig:

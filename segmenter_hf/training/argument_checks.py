@@ -33,7 +33,7 @@ class Range:
     def __contains__(self, value: float) -> bool:
         if value in self.others:
             return True
-        # In this form, NaN is outside of all.
+        # These comparisons are all false for NaN, which is outside of any range.
         return (
             math.isfinite(value)
             and (self.least is None or value >= self.least)
@@ -48,52 +48,32 @@ class Range:
         return " or ".join([text or "finite", *map(str, self.others)])
 
 
-COUNT = Range(least=1)
-SHARE = Range(least=0, below=1)
-NOT_NEGATIVE = Range(least=0)
-POSITIVE = Range(above=0)
-SEED = Range(least=0, below=2**32)
-# Of both scripts. What is not here must be finite.
+# Ranges of the flags of both scripts. A flag that is not here must be finite.
 RANGES = {
-    **dict.fromkeys(
-        (
-            *("hidden_size", "num_hidden_layers", "patch_size", "num_channels"),
-            *("max_train_samples", "max_eval_samples"),
-            *("short_side", "long_side", "crop_height", "crop_width", "window_stride"),
-            *("lora_r", "lora_alpha"),
-            *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
-            *("max_train_steps", "save_total_limit", "eval_accumulation_steps", "torch_empty_cache_steps"),
-            *("dataloader_prefetch_factor", "ddp_timeout", "ddp_bucket_cap_mb"),
-        ),
-        COUNT,
-    ),
-    **dict.fromkeys(
-        (
-            "decoder_dropout_prob",
-            "drop_path_rate",
-            "lora_dropout",
-            "adam_beta1",
-            "adam_beta2",
-            "label_smoothing_factor",
-        ),
-        SHARE,
-    ),
-    **dict.fromkeys(
-        (
-            *("learning_rate", "weight_decay", "max_grad_norm", "num_warmup_steps", "warmup_steps", "warmup_ratio"),
-            *("eval_steps", "eval_delay", "dataloader_num_workers", "decoder_num_hidden_layers"),
-        ),
-        NOT_NEGATIVE,
-    ),
-    **dict.fromkeys(
-        ("min_scale", "max_scale", "adam_epsilon", "num_train_epochs", "logging_steps", "save_steps"), POSITIVE
-    ),
-    **dict.fromkeys(("seed", "data_seed"), SEED),
-    "max_class_share": Range(above=0, most=1),
-    "max_value": Range(least=1, most=65535),
-    "class_balance": Range(least=0, most=1),
-    "train_val_split": Range(above=0, below=1),
-    "max_steps": Range(least=1, others=(-1,)),
+    name: expected
+    for expected, names in {
+        Range(least=1): """
+            hidden_size num_hidden_layers patch_size num_channels lora_r lora_alpha max_train_samples max_eval_samples
+            short_side long_side crop_height crop_width window_stride per_device_train_batch_size
+            per_device_eval_batch_size gradient_accumulation_steps max_train_steps save_total_limit
+            eval_accumulation_steps torch_empty_cache_steps dataloader_prefetch_factor ddp_timeout ddp_bucket_cap_mb
+        """,
+        Range(least=0, below=1): """
+            decoder_dropout_prob drop_path_rate lora_dropout adam_beta1 adam_beta2 label_smoothing_factor
+        """,
+        Range(least=0): """
+            learning_rate weight_decay max_grad_norm num_warmup_steps warmup_steps warmup_ratio eval_steps eval_delay
+            dataloader_num_workers decoder_num_hidden_layers
+        """,
+        Range(above=0): "min_scale max_scale adam_epsilon num_train_epochs logging_steps save_steps",
+        Range(above=0, below=1): "train_val_split",
+        Range(above=0, most=1): "max_class_share",
+        Range(least=0, most=1): "class_balance",
+        Range(least=1, most=65535): "max_value",
+        Range(least=1, others=(-1,)): "max_steps",
+        Range(least=0, below=2**32): "seed data_seed",
+    }.items()
+    for name in names.split()
 }
 
 REMEDIES = {
@@ -104,7 +84,7 @@ REMEDIES = {
     ),
 }
 
-# Of `TrainingArguments`: why they have no effect, unless they are given the value that is true here anyway.
+# Why flags of `TrainingArguments` have no effect here. They are passed over with the value that is true here anyway.
 ORDER = "the order of the samples depends on seed and epoch alone"
 FIGURES = "evaluation adds up figures image by image, and gathers no outputs"
 WITHOUT_EFFECT = {
@@ -127,7 +107,7 @@ WITHOUT_EFFECT = {
     "hub_always_push": "the model is pushed once, at the end",
 }
 HARMLESS = {"remove_unused_columns": False}
-# Those that would do something else than they say.
+# These flags would do something else than they say.
 UNSUPPORTED = {
     "neftune_noise_alpha": "its noise is for embeddings of text",
     "use_liger_kernel": "its kernels are for models of text",
@@ -233,12 +213,12 @@ def check_ranges(values: Mapping[str, Any]):
             raise ValueError(f"--{name} needs --dataloader_num_workers of at least 1.")
 
 
-# Schedules that go by a figure of evaluation.
+# These schedules go by a figure of evaluation.
 MEASURED = ("greedy", "reduce_lr_on_plateau")
-NEVER_EMPTY = (
-    *("model_name_or_path", "config_name", "image_processor_name", "model_revision", "attn_implementation"),
-    *("dataset_name", "labels", "train_split", "validation_split", "output_dir"),
-)
+NEVER_EMPTY = """
+    model_name_or_path config_name image_processor_name model_revision attn_implementation
+    dataset_name labels train_split validation_split output_dir
+""".split()
 
 
 def find_without_effect(
@@ -261,73 +241,54 @@ def find_without_effect(
     warmup_steps = values.get("warmup_steps", values.get("num_warmup_steps", 0))
     if 0 < (values.get("max_steps") or values.get("max_train_steps") or 0) <= warmup_steps:
         yield f"--learning_rate is not reached: {int(warmup_steps)} steps of warm-up are no fewer than all steps."
-    for names, has_effect, reason in _conditions(values):
-        for name in names:
-            if name in given and not has_effect:
+    for has_no_effect, names, reason in _conditions(values):
+        for name in names.split():
+            if name in given and has_no_effect:
                 yield f"--{name} has no effect {reason}."
 
 
-def _conditions(values: Mapping[str, Any]) -> list[tuple[tuple[str, ...], bool, str]]:
-    """Arguments, whether they have an effect, and the end of a sentence that says why not."""
+def _conditions(values: Mapping[str, Any]) -> list[tuple[bool, str, str]]:
+    """Whether some arguments have no effect, their names, and the end of a sentence that says why."""
 
     def get(name: str) -> str:
         value = values.get(name)
         return str(getattr(value, "value", value))
 
-    has_weights = values.get("model_name_or_path") is not None
-    sizes = ("hidden_size", "num_hidden_layers")
-    optim, scheduler, save_strategy = get("optim"), get("lr_scheduler_type"), get("save_strategy")
-    uses_best = values.get("load_best_model_at_end") or save_strategy == "best" or scheduler in MEASURED
-    max_steps = values.get("max_steps") or values.get("max_train_steps") or -1
+    has_weights, has_config = (values.get(name) is not None for name in ("model_name_or_path", "config_name"))
+    has_steps = (values.get("max_steps") or values.get("max_train_steps") or -1) > 0
+    scheduler = get("lr_scheduler_type")
     conditions = [
-        (sizes, not has_weights, "with --model_name_or_path, whose sizes are kept"),
-        (("config_name",), not has_weights, "with --model_name_or_path, which has its own"),
+        (has_weights, "hidden_size num_hidden_layers", "with --model_name_or_path, whose sizes are kept"),
+        (has_weights, "config_name", "with --model_name_or_path, which has its own"),
         (
-            (*sizes, "patch_size", "decoder_type", "decoder_num_hidden_layers"),
-            values.get("config_name") is None,
+            has_config,
+            "hidden_size num_hidden_layers patch_size decoder_type decoder_num_hidden_layers",
             "with --config_name, whose sizes are taken",
         ),
-        (("model_revision",), has_weights, "without --model_name_or_path"),
-        (
-            ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"),
-            bool(values.get("use_peft")),
-            "without --use_peft",
-        ),
-        (("num_train_epochs",), max_steps < 1, "with a number of steps"),
-        (("adam_beta1", "adam_beta2", "adam_epsilon"), optim != "sgd", "with --optim sgd"),
-        (
-            ("warmup_steps", "num_warmup_steps"),
-            scheduler not in WITHOUT_WARMUP,
-            f"with --lr_scheduler_type {scheduler}",
-        ),
-        (
-            ("hub_model_id", "hub_private_repo", "hub_token"),
-            bool(values.get("push_to_hub")),
-            "without --push_to_hub",
-        ),
+        (not has_weights, "model_revision", "without --model_name_or_path"),
+        (not values.get("use_peft"), "lora_r lora_alpha lora_dropout lora_target_modules", "without --use_peft"),
+        (has_steps, "num_train_epochs", "with a number of steps"),
+        (get("optim") == "sgd", "adam_beta1 adam_beta2 adam_epsilon", "with --optim sgd"),
+        (scheduler in WITHOUT_WARMUP, "warmup_steps num_warmup_steps", f"with --lr_scheduler_type {scheduler}"),
+        (not values.get("push_to_hub"), "hub_model_id hub_private_repo hub_token", "without --push_to_hub"),
     ]
     if "with_tracking" in values:
-        conditions.append((("report_to",), bool(values["with_tracking"]), "without --with_tracking"))
-    else:
-        strategies = (
-            ("eval_steps", "eval_strategy"),
-            ("save_steps", "save_strategy"),
-            ("logging_steps", "logging_strategy"),
-        )
-        conditions += [
-            ((name,), get(strategy) == "steps", f"without --{strategy} steps") for name, strategy in strategies
-        ]
-        conditions += [
-            (("eval_delay",), get("eval_strategy") != "no", "without --eval_strategy"),
-            (("save_total_limit",), save_strategy != "no", "with --save_strategy no"),
-            (("metric_for_best_model", "greater_is_better"), bool(uses_best), "without --load_best_model_at_end"),
-            (
-                ("push_to_hub", "max_steps", "num_train_epochs", "max_train_samples", "learning_rate", "use_peft"),
-                not only_evaluates(values),
-                "with --do_eval and without --do_train",
-            ),
-        ]
-    return conditions
+        return [*conditions, (not values["with_tracking"], "report_to", "without --with_tracking")]
+    uses_best = values.get("load_best_model_at_end") or get("save_strategy") == "best" or scheduler in MEASURED
+    return [
+        *conditions,
+        (get("eval_strategy") != "steps", "eval_steps", "without --eval_strategy steps"),
+        (get("save_strategy") != "steps", "save_steps", "without --save_strategy steps"),
+        (get("logging_strategy") != "steps", "logging_steps", "without --logging_strategy steps"),
+        (get("eval_strategy") == "no", "eval_delay", "without --eval_strategy"),
+        (get("save_strategy") == "no", "save_total_limit", "with --save_strategy no"),
+        (not uses_best, "metric_for_best_model greater_is_better", "without --load_best_model_at_end"),
+        (
+            only_evaluates(values),
+            "push_to_hub max_steps num_train_epochs max_train_samples learning_rate use_peft",
+            "with --do_eval and without --do_train",
+        ),
+    ]
 
 
 def only_evaluates(values: Mapping[str, Any]) -> bool:

@@ -5,23 +5,22 @@ import contextlib
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import yaml
 from transformers import HfArgumentParser
 
-from ..command_line import print_line, run
-from ..data.examples import ExampleError
+from ..command_line import print_line
 from ..data.label_names import find_label_names, load_label_names
 from ..inputs import check_regular_file
-from ..processes import check_launch, count_started, is_first, is_lost_connection
+from ..processes import count_started, is_first
 from .argument_checks import check_ranges, check_types, find_without_effect
 from .recipes import RECIPES, Recipe, choose_recipe
 
 
-# Of arguments in files; command lines have them as aliases.
+# Files of arguments may have these names too; the parser of command lines knows them as aliases.
 OLD_NAMES = {"check_all_labels": "check_all_examples"}
 
 
@@ -294,36 +293,6 @@ def parse_arguments(run_type: type, description: str, arguments: Sequence[str] |
     return *parsed, recipe
 
 
-def run_script(run_type: type, description: str, train: Callable[..., Any]) -> int:
-    """
-    Parses the command line and trains. What is wrong with arguments, data or weights becomes one line and exit code 2.
-
-    Args:
-        run_type (`type`): See [`parse_arguments`].
-        description (`str`): See [`parse_arguments`].
-        train (`Callable`): Takes what [`parse_arguments`] returns.
-    """
-
-    def work():
-        check_launch()
-        try:
-            parsed = parse_arguments(run_type, description)
-        # Also of the dataclasses of `transformers`, which check what they are given, and connect the processes.
-        except (ArithmeticError, ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
-            if is_lost_connection(error):
-                raise
-            raise TrainingError(str(error)) from error
-        train(*parsed)
-
-    # Of an example, only the process knows that was to use it.
-    return run(
-        work,
-        (TrainingError,),
-        (ExampleError,),
-        if_interrupted="The same command goes on from the last complete checkpoint, if there is one.",
-    )
-
-
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's numbers: `1e-4` is one, which YAML 1.1 takes for text."""
 
@@ -351,7 +320,7 @@ def decide_recipe(name: str | None, dataset_name: str, labels: str | None, model
         if name not in RECIPES:
             raise ValueError(f"There is no recipe {name!r}, only {', '.join(RECIPES)}.")
         return RECIPES[name]
-    # Without the dataset itself, whose features may name the labels too: arguments come before the work.
+    # The dataset itself, whose features may name the labels too, is not asked: arguments come before the work.
     id2label = load_label_names(labels) if labels is not None else find_label_names(dataset_name)
     return choose_recipe(id2label, has_weights=model_name_or_path is not None)
 
@@ -364,7 +333,7 @@ def recipe_defaults(recipe: Recipe, run_type: type, given: Mapping[str, Any]) ->
     # The processes are not yet connected.
     per_step = recipe.batch_size // (count_started() * given.get("gradient_accumulation_steps", 1))
     defaults = {**recipe.training, "per_device_train_batch_size": max(1, per_step)}
-    # The name that it has in transformers' example without `Trainer`.
+    # transformers' example without `Trainer` has this name for it.
     defaults["num_warmup_steps"] = defaults["warmup_steps"]
     for name, settings in (("optim", "optim_args"), ("lr_scheduler_type", "lr_scheduler_kwargs")):
         if str(getattr(given.get(name), "value", given.get(name))) not in ("None", recipe.training[name]):
@@ -383,5 +352,4 @@ __all__ = [
     "decide_recipe",
     "parse_arguments",
     "refuse_unusable",
-    "run_script",
 ]

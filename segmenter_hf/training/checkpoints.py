@@ -4,6 +4,7 @@ are removed. What this package has not written, by its record, is left alone.
 """
 
 import contextlib
+import copy
 import dataclasses
 import json
 import logging
@@ -17,10 +18,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
+from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from ..outputs import OutputError
+from ..outputs import OutputError, replacing_file
 from ..processes import is_lost_connection
 from .arguments import TrainingError
 
@@ -30,13 +32,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What decided on the weights beside it; see run_record.py.
+# This file says what decided on the weights beside it; see run_record.py.
 RECORD_NAME = "training_record.json"
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
-# What is being written, what is being removed, and weights that were converted to start from.
+# These folders hold what is being written, what is being removed, and weights that were converted to start from.
 UNFINISHED_NAME, REMOVED_NAME = ".segmenter_hf.unfinished", ".segmenter_hf.removed"
 CONVERTED_NAME = ".segmenter_hf.converted"
-# How torch says that a file could not be written.
+# torch says in these words that a file could not be written.
 FAILED_WRITE = re.compile(r"inline_container|PytorchStreamWriter|iostream|[Ff]ile write|writing file")
 
 
@@ -139,7 +141,7 @@ def refuse_unloadable(checkpoint: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    # What libraries raise for a state of other names, shapes or types.
+    # Libraries raise all of these for a state of other names, shapes or types.
     except (
         AttributeError,
         EOFError,
@@ -181,7 +183,7 @@ def find_foreign(output_dir: str | Path, first_step: int, last_step: int) -> lis
 
 def is_model_only(checkpoint: Path) -> bool:
     """Whether a checkpoint lacks what optimisers keep, so that no run can go on from it as it would have."""
-    # Of DeepSpeed, in folders below.
+    # DeepSpeed keeps its optimisers in folders below.
     return not [*checkpoint.glob("*optim*"), *checkpoint.glob("*/*optim*")]
 
 
@@ -292,7 +294,7 @@ def saving(file: str | Path, output_dir: str | Path, is_writer: bool = True) -> 
             raise OutputError(f"{error} {remedy}") from error
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         if isinstance(error, RuntimeError):
-            # What torch says of a full disk is where in its source it noticed.
+            # Of a full disk, torch only says where in its source it noticed.
             reason = "writing it failed, as on a full disk"
         raise OutputError(f"{file} cannot be written: {reason}. {remedy}") from error
 
@@ -303,6 +305,20 @@ def describe_remains(output_dir: str | Path) -> str:
     if checkpoint is None:
         return "There is no complete checkpoint to go on from: make room, or name another --output_dir."
     return f"{checkpoint} is complete: make room, and the same command goes on from there."
+
+
+def write_trainer_state(state: TrainerState, folder: str | Path):
+    """
+    Writes the course of a run into a folder that may be published, as `Trainer` does, complete or not at all.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    state = copy.copy(state)
+    # Checkpoints, by which runs are resumed, keep the whole path.
+    state.best_model_checkpoint = state.best_model_checkpoint and os.path.basename(state.best_model_checkpoint)
+    with replacing_file(Path(folder) / TRAINER_STATE_NAME) as unfinished:
+        state.save_to_json(str(unfinished))
 
 
 @contextlib.contextmanager
@@ -346,4 +362,5 @@ __all__ = [
     "remove_old_checkpoints",
     "replacing_files",
     "saving",
+    "write_trainer_state",
 ]

@@ -17,31 +17,23 @@ from filelock import FileLock, Timeout
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME
 
-from ..outputs import (
-    OutputError,
-    check_output_dir,
-    check_output_file,
-    making_folders,
-    refuse_unwritable,
-    write_text,
-)
+from ..outputs import OutputError, check_output_dir, check_output_file, making_folders, refuse_unwritable, write_text
 from .arguments import TrainingError
 from .checkpoints import RECORD_NAME, clear_unfinished, describe_remains
 
 
 logger = logging.getLogger(__name__)
 
-# What may be in the way of what a run writes there at its end.
+# A run writes these files at its end. Others of their names may be in the way.
 RESULT_FILES = ("results.json", "eval_results.json", "all_results.json")
-FILES = (
-    *(*RESULT_FILES, "train_results.json", "README.md", TRAINER_STATE_NAME, RECORD_NAME, "training_args.bin"),
-    *(CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME),
-)
+MODEL_FILES = (CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME)
+TRAINING_FILES = ("train_results.json", "README.md", TRAINER_STATE_NAME, RECORD_NAME, "training_args.bin")
+FILES = RESULT_FILES + TRAINING_FILES + MODEL_FILES
 
 LOCK_NAME = ".run.lock"
-# Who holds it. In a file of its own, as older releases of filelock empty a lock that they ask for.
+# This file says who holds the lock, which older releases of filelock empty when they ask for it.
 HOLDER_NAME = ".run.json"
-# What a disk says that was not full before.
+# A disk raises one of these when it cannot be written to any more.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 # How long processes of a run that was killed may take to notice, which load samples and hold its lock with it.
 ORPHAN_SECONDS = 30
@@ -97,7 +89,7 @@ def reserved(output_dir: str | Path, names: Iterable[str] = (), others: Iterable
         try:
             yield
         except OSError as error:
-            # Of trackers, which write when they like.
+            # It comes from trackers, which write when they like.
             if error.errno not in FULL:
                 raise
             remains = describe_remains(output_dir)
@@ -120,11 +112,11 @@ def _lock(folder: Path) -> Iterator[None]:
                 raise OutputError(
                     f"{file} is another user's, whose run may be on. If it is not, remove the file."
                 ) from error
-            # Some file systems of networks.
+            # Some file systems of networks know no locks.
             logger.warning("%s cannot be locked (%s). Start no second run in it while this one is on.", folder, error)
             yield
             return
-        # While the lock is held: a file that is removed by one run and opened by the next is then found out.
+        # The files are removed while the lock is held, so that a run which has opened the lock just before finds out.
         stack.callback(_remove_file, file)
         stack.callback(_remove_file, holder)
         started = datetime.now().astimezone().isoformat(timespec="seconds")
@@ -179,7 +171,7 @@ def _is_gone(run: dict[str, Any] | None) -> bool:
 
 
 def _remove_file(file: Path):
-    # Of a disk that can no longer be written to, the run has said so.
+    # Where the disk can no longer be written to, the run has said so already.
     with contextlib.suppress(OSError):
         file.unlink()
 

@@ -22,16 +22,16 @@ from ..outputs import OutputError
 from .arguments import TrainingError
 from .checkpoints import check_fits, decide_checkpoint, find_foreign, find_last_checkpoint, is_model_only, read_step
 from .output_folder import by_first_process
-from .results_and_card import Run, describe_training
 from .run_record import (
     ENDLESS,
     Difference,
     RunRecord,
     describe_settings,
+    describe_training,
     describe_versions,
     find_differences,
 )
-from .training_setup import TrainingSetup
+from .training_setup import Run
 
 
 logger = logging.getLogger(__name__)
@@ -241,8 +241,8 @@ def begin(
         logger.info("Reading the training split, of %d images, for its fingerprint.", len(setup.train_dataset))
         try:
             settings = describe_settings(
-                *(script, setup, run.data_args, run.method_args, run.recipe, run.args),
-                num_processes=run.num_processes,
+                script,
+                run,
                 mixed_precision=accelerator.mixed_precision,
                 distributed_type=accelerator.distributed_type.value,
                 selection=selection,
@@ -311,7 +311,7 @@ class Course:
             record = former
         self.record = record
         self.start = start
-        # Where the model has been made already, it is what it was.
+        # A model that has been made already keeps its record.
         self.final_record = start.former if start.is_saved else None
 
     def record_at(self, num_steps: int, num_epochs: float, **facts: Any) -> RunRecord:
@@ -342,14 +342,19 @@ def has_evaluation(state: TrainerState) -> bool:
     return any("eval_loss" in entry and entry["step"] == state.global_step for entry in state.log_history)
 
 
-def load_saved(run: Run) -> TrainingSetup:
-    """What a run started with, but for model and image processor, which are those in its output folder."""
-    attention = run.model_args.attn_implementation
+def load_saved(run: Run, course: Course) -> tuple[Run, TrainerState]:
+    """A run that is finished, with the model and the image processor in its output folder; and what it has logged."""
+    folder, attention = run.args.output_dir, run.model_args.attn_implementation
     model = SegmenterForSemanticSegmentation.from_pretrained(
-        run.args.output_dir, **({"attn_implementation": attention} if attention else {})
+        folder, **({"attn_implementation": attention} if attention else {})
     )
-    image_processor = AutoImageProcessor.from_pretrained(run.args.output_dir)
-    return dataclasses.replace(run.setup, model=model, image_processor=image_processor)
+    setup = dataclasses.replace(
+        run.setup, model=model.to(run.device), image_processor=AutoImageProcessor.from_pretrained(folder)
+    )
+    state = load_state(Path(folder))
+    # This holds also where the file of its history is gone.
+    state.global_step = course.final_record.training.num_steps
+    return dataclasses.replace(run, setup=setup), state
 
 
 def read_options(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
@@ -366,7 +371,7 @@ def restore_options(
     schedule of now has at the step of the checkpoint. Where nothing has changed, nothing does.
     """
     for group, values in zip(optimizer.param_groups, options, strict=True):
-        # Of other schedulers, the learning rate is a state.
+        # Other schedulers have the learning rate for a state, which goes on.
         kept = {} if isinstance(scheduler, LambdaLR) else {"lr": group["lr"]}
         group.update({**values, **kept})
     if isinstance(scheduler, LambdaLR):

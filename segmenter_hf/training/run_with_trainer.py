@@ -1,14 +1,11 @@
 """A run of run_semantic_segmentation.py, from its parsed arguments to the finished model."""
 
-import dataclasses
 import logging
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch._inductor
-import transformers
 from accelerate.utils import DynamoBackend
 from transformers import TrainingArguments, set_seed
 from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
@@ -16,28 +13,19 @@ from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_rep
 from ..processes import check_connected, part
 from .argument_checks import MEASURED, check_schedule, check_trackers, only_evaluates, parse_options
 from .arguments import DataArguments, MethodArguments, ModelArguments, TrainingError
-from .checkpoints import remove_old_checkpoints, replacing_files, saving
+from .checkpoints import remove_old_checkpoints, replacing_files, saving, write_trainer_state
+from .loss_and_metrics import check_metric
 from .output_folder import FILES, RESULT_FILES, reserved
 from .recipes import Recipe, announce
-from .results_and_card import Run, choose_repository, push, record, write_metrics, write_state
+from .results_and_card import choose_repository, push, write_metrics, write_results_and_card
 from .resuming import begin, has_evaluation, load_saved, load_state
 from .run_record import RunRecord
-from .segmentation_trainer import SegmentationTrainer, check_metric, evaluation_dtype
-from .training_setup import prepare
+from .run_script import set_up_logging
+from .segmentation_trainer import SegmentationTrainer, evaluation_dtype
+from .training_setup import Run, prepare
 
 
 logger = logging.getLogger(__name__)
-
-
-def set_up_logging(is_main_process: bool, level: int = logging.INFO):
-    """Logs of this package and of transformers, of the first process only."""
-    logging.basicConfig(
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        datefmt="%H:%M:%S",
-        handlers=[logging.StreamHandler()],
-    )
-    logging.getLogger("segmenter_hf").setLevel(level if is_main_process else logging.ERROR)
-    transformers.utils.logging.set_verbosity(logging.WARNING if is_main_process else logging.ERROR)
 
 
 def check_arguments(training_args: TrainingArguments, method_args: MethodArguments):
@@ -74,7 +62,7 @@ def check_optimizer(training_args: TrainingArguments):
     name, options = training_args.optim.value, training_args.optim_args
     try:
         optimizer_class, settings = SegmentationTrainer.get_optimizer_cls_and_kwargs(training_args)
-        # Others may need the model, or an accelerator.
+        # Other optimisers may need the model, or an accelerator.
         if optimizer_class.__module__.startswith("torch.optim"):
             optimizer_class([parameter], **settings)
     except (ImportError, RuntimeError, TypeError, ValueError) as error:
@@ -155,7 +143,7 @@ def _train(
             f"{num_examples}. Leave it out."
         )
 
-    # At the end, with the figures: not by `Trainer`, which pushes whatever is in the folder at each checkpoint.
+    # The model is pushed at the end, with the figures. `Trainer` would push whatever is there at each checkpoint.
     training_args.push_to_hub = False
     # It would drop columns that are not arguments of the model, of samples that have no columns.
     training_args.remove_unused_columns = False
@@ -178,7 +166,12 @@ def _train(
     except (ImportError, RuntimeError, ValueError) as error:
         raise TrainingError(str(error)) from error
     run = Run(
-        *(model_args, data_args, method_args, recipe, setup, training_args),
+        model_args,
+        data_args,
+        method_args,
+        recipe,
+        setup,
+        training_args,
         device=training_args.device,
         num_processes=training_args.world_size,
         autocast_dtype=evaluation_dtype(training_args),
@@ -188,13 +181,16 @@ def _train(
         log_metrics(trainer, metrics)
         if trainer.is_world_process_zero():
             write_metrics(metrics, "eval", output_dir)
-            record(run, trainer.accelerator.unwrap_model(trainer.model), trainer.last_evaluation, None)
+            model = trainer.accelerator.unwrap_model(trainer.model)
+            write_results_and_card(run, model, trainer.last_evaluation, None)
         trainer.accelerator.wait_for_everyone()
         part()
         return trainer
 
     course = begin(
-        *(run, "trainer", trainer.accelerator),
+        run,
+        "trainer",
+        trainer.accelerator,
         max_steps=trainer.count_steps(),
         warmup_steps=training_args.warmup_steps,
         selection=describe_selection(training_args),
@@ -202,7 +198,9 @@ def _train(
     )
     start = course.start
     if start.is_saved:
-        run = use_saved_model(trainer, run)
+        run, trainer.state = load_saved(run, course)
+        trainer.model = trainer.model_wrapped = run.setup.model
+        trainer.processing_class = run.setup.image_processor
     else:
         trainer.course = course
         result = trainer.train(resume_from_checkpoint=start.checkpoint and str(start.checkpoint))
@@ -213,12 +211,12 @@ def _train(
             facts["selected_by"] = training_args.metric_for_best_model
             facts["selected_step"] = trainer.state.best_global_step
         if start.is_done:
-            # Without what it says of no steps in no time.
+            # What `Trainer` has added is about no steps in no time.
             trainer.state.log_history = load_state(start.checkpoint).log_history
         else:
-            # Of a resumed run, the loss is that of the last part over its steps.
+            # The loss of a resumed run would be that of the last part only.
             facts["train_loss"] = result.metrics["train_loss"] if start.checkpoint is None else None
-            # Less than was asked for, where --auto_find_batch_size has made it so.
+            # It is less than was asked for where --auto_find_batch_size has made it so.
             facts["per_device_batch_size"] = trainer._train_batch_size
             trainer.log_metrics("train", result.metrics)
         course.finish(trainer.state.global_step, trainer.state.epoch, **facts)
@@ -241,10 +239,12 @@ def _train(
             if not is_known:
                 trainer.save_state()
         model = trainer.accelerator.unwrap_model(trainer.model)
-        record(run, model, trainer.last_evaluation, course.final_record, repo_id, is_finished_before=start.is_done)
+        write_results_and_card(
+            run, model, trainer.last_evaluation, course.final_record, repo_id, is_finished_before=start.is_done
+        )
     trainer.accelerator.wait_for_everyone()
     part()
-    # Alone, so that no process waits for it, however long it takes.
+    # The first process pushes alone, so that no other waits for it, however long it takes.
     if repo_id is not None and trainer.is_world_process_zero():
         push(training_args, repo_id)
     return trainer
@@ -273,15 +273,6 @@ def find_tracker_folders(training_args: TrainingArguments) -> list[str]:
     return [folders[name] for name in training_args.report_to if folders.get(name)]
 
 
-def use_saved_model(trainer: SegmentationTrainer, run: Run) -> Run:
-    """Lets a trainer score the model in its output folder, and returns the run with that model."""
-    setup = load_saved(run)
-    trainer.model = trainer.model_wrapped = setup.model.to(trainer.args.device)
-    trainer.processing_class = setup.image_processor
-    trainer.state = load_state(Path(trainer.args.output_dir))
-    return dataclasses.replace(run, setup=setup)
-
-
 def log_metrics(trainer: SegmentationTrainer, metrics: dict[str, float | None]):
     """Prints figures. Of classes that do not occur there is none."""
     trainer.log_metrics("eval", {name: value for name, value in metrics.items() if value is not None})
@@ -295,4 +286,4 @@ def save_model(trainer: SegmentationTrainer, record: RunRecord | None):
         trainer.accelerator.wait_for_everyone()
         trainer.save_model(str(folder), _internal_call=True)
         if trainer.args.should_save:
-            write_state(trainer.state, folder)
+            write_trainer_state(trainer.state, folder)

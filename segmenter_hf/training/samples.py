@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from accelerate import Accelerator
+from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import TrainerCallback
 
 from ..data.augmentation import SegmentationAugmentation, random_state_of
@@ -57,8 +58,34 @@ class SetEpoch(TrainerCallback):
         self.sampler = sampler
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        # Within an epoch, where a run is resumed, it has a fraction.
+        # It has a fraction where a run is resumed within an epoch.
         self.sampler.set_epoch(int(state.epoch))
+
+
+def iterate_epoch(
+    accelerator: Accelerator, loader: DataLoader, sampler: EpochSampler, epoch: int, first_batch: int = 0
+) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
+    """
+    The batches of an epoch for a loop on accelerate, each with its index.
+
+    Args:
+        accelerator (`Accelerator`): The run's.
+        loader (`DataLoader`): Prepared by it.
+        sampler ([`EpochSampler`]): That of the loader.
+        epoch (`int`): The epoch.
+        first_batch (`int`, *optional*, defaults to 0): Where a run goes on within the epoch.
+    """
+    loader = accelerator.skip_first_batches(loader, first_batch) if first_batch else loader
+    # accelerate does not tell the sampler through all of its wrappers.
+    loader.set_epoch(epoch)
+    sampler.set_epoch(epoch)
+    # Iterating draws a seed for workers, which within an epoch was drawn before the checkpoint.
+    state = torch.get_rng_state() if first_batch else None
+    for index, batch in enumerate(loader, first_batch):
+        if state is not None:
+            torch.set_rng_state(state)
+            state = None
+        yield index, batch
 
 
 class TrainingDataset(Dataset):
@@ -74,12 +101,7 @@ class TrainingDataset(Dataset):
         ValueError: for streaming datasets.
     """
 
-    def __init__(
-        self,
-        examples: Sequence[dict[str, Any]],
-        augmentation: SegmentationAugmentation,
-        seed: int,
-    ):
+    def __init__(self, examples: Sequence[dict[str, Any]], augmentation: SegmentationAugmentation, seed: int):
         self.examples = examples
         self.reader = ExampleReader(examples)
         self.augmentation = augmentation
@@ -102,4 +124,4 @@ class TrainingDataset(Dataset):
             return self.augmentation(*self.reader[index])
 
 
-__all__ = ["Draw", "EpochSampler", "SetEpoch", "TrainingDataset"]
+__all__ = ["Draw", "EpochSampler", "SetEpoch", "TrainingDataset", "iterate_epoch"]

@@ -11,10 +11,15 @@ from transformers import Trainer, default_data_collator
 from transformers.trainer_utils import PredictionOutput, TrainOutput, speed_metrics
 
 from ..data.examples import require_length
-from ..evaluation.protocol import NonFiniteScoresError, evaluate_sliding_window
-from .arguments import TrainingError
-from .checkpoints import begin_checkpoint, find_problem, refuse_unloadable, remove_old_checkpoints, saving
-from .results_and_card import write_state
+from .checkpoints import (
+    begin_checkpoint,
+    find_problem,
+    refuse_unloadable,
+    remove_old_checkpoints,
+    saving,
+    write_trainer_state,
+)
+from .loss_and_metrics import compute_loss, evaluate_in_training, make_metrics
 from .resuming import Course, read_options, restore_options
 from .samples import EpochSampler, SetEpoch
 
@@ -40,14 +45,9 @@ class SegmentationTrainer(Trainer):
             removed by `save_total_limit`.
     """
 
-    def __init__(
-        self,
-        *args,
-        class_weights: torch.Tensor | None = None,
-        **kwargs,
-    ):
+    def __init__(self, *args, class_weights: torch.Tensor | None = None, **kwargs):
         kwargs.setdefault("data_collator", default_data_collator)
-        # Before `Trainer` offers `max_steps` for a remedy, with which streaming would fail later.
+        # `Trainer` would offer `max_steps` for a remedy, with which streaming fails later.
         for examples in (kwargs.get("train_dataset"), kwargs.get("eval_dataset")):
             for split in examples.values() if isinstance(examples, dict) else [examples]:
                 if split is not None:
@@ -86,7 +86,7 @@ class SegmentationTrainer(Trainer):
         result = super()._init_training_state(*args, **kwargs)
         checkpoint = self.course and self.course.start.checkpoint
         if checkpoint and self.state.best_global_step:
-            # Which is kept by its whole path, where it may be no more, or another run's, since the folder was moved.
+            # It is kept by its whole path, where it is no more, or another run's, if the folder was moved.
             best = checkpoint.parent / f"checkpoint-{self.state.best_global_step}"
             self.state.best_model_checkpoint = str(best) if best.is_dir() and find_problem(best) is None else None
         return result
@@ -124,7 +124,7 @@ class SegmentationTrainer(Trainer):
                 remove_old_checkpoints(output_dir, self.num_kept, self.state.best_model_checkpoint)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        # That of `Trainer` smooths labels along the wrong dimension, and ignores -100 only.
+        # The loss of `Trainer` smooths labels along the wrong dimension, and ignores -100 only.
         loss, outputs = compute_loss(
             model, self.accelerator.unwrap_model(model), inputs, self.class_weights, self.args.label_smoothing_factor
         )
@@ -174,7 +174,7 @@ class SegmentationTrainer(Trainer):
 
     def _score(self, dataset, prefix: str) -> dict[str, float | None]:
         start_time = time.time()
-        # Of sharded models the wrapper, which gathers their weights.
+        # The wrapper of a sharded model gathers its weights.
         model = self.model_wrapped if self.is_deepspeed_enabled or self.is_fsdp_enabled else self.model
         self.last_evaluation = evaluate_in_training(
             model,
@@ -188,7 +188,7 @@ class SegmentationTrainer(Trainer):
 
     def save_state(self):
         if self.args.should_save:
-            write_state(self.state, self.args.output_dir)
+            write_trainer_state(self.state, self.args.output_dir)
 
     def _determine_best_metric(self, metrics: dict[str, float | None], trial) -> bool:
         name = "eval_" + (self.args.metric_for_best_model or "").removeprefix("eval_")
@@ -199,44 +199,8 @@ class SegmentationTrainer(Trainer):
 
     def _save_rng_state(self, output_dir: str):
         super()._save_rng_state(output_dir)
-        # What is saved next, the trainer's state, says that the checkpoint is complete.
+        # The trainer's state, which is saved next, says that the checkpoint is complete.
         self.accelerator.wait_for_everyone()
-
-
-def compute_loss(
-    model: torch.nn.Module,
-    unwrapped_model: torch.nn.Module,
-    inputs: dict[str, torch.Tensor],
-    class_weights: torch.Tensor | None,
-    label_smoothing: float,
-) -> tuple[torch.Tensor, Any]:
-    """The loss that both scripts train with, and the outputs of the model, of which only the wrapped one is called."""
-    if class_weights is None and not label_smoothing:
-        outputs = model(**inputs)
-        return outputs.loss, outputs
-    labels = inputs["labels"]
-    outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
-    loss = unwrapped_model.compute_loss(
-        outputs.logits,
-        labels,
-        *labels.shape[-2:],
-        class_weights=None if class_weights is None else class_weights.to(labels.device),
-        label_smoothing=label_smoothing,
-    )
-    return loss, outputs
-
-
-def evaluate_in_training(*args, **kwargs) -> dict[str, Any]:
-    """
-    What [`evaluate_sliding_window`] measures.
-
-    Raises:
-        TrainingError: if the training has diverged, so that there is nothing to measure.
-    """
-    try:
-        return evaluate_sliding_window(*args, **kwargs)
-    except NonFiniteScoresError as error:
-        raise TrainingError(str(error)) from error
 
 
 def evaluation_dtype(args) -> torch.dtype | None:
@@ -246,38 +210,4 @@ def evaluation_dtype(args) -> torch.dtype | None:
     return torch.float16 if args.fp16 or args.fp16_full_eval else None
 
 
-# What evaluation measures of all classes, and of the time that it takes.
-FIGURES = ("loss", "mean_iou", "mean_accuracy", "overall_accuracy")
-SPEEDS = ("runtime", "samples_per_second", "steps_per_second")
-
-
-def check_metric(name: str | None, id2label: dict[int, str] | None = None):
-    """
-    Checks what `--metric_for_best_model` names. Without labels, those of classes pass.
-
-    Raises:
-        TrainingError: if evaluation gives no such figure.
-    """
-    figure = (name or "loss").removeprefix("eval_")
-    of_classes = [f"iou/{label}" for label in (id2label or {}).values()]
-    if figure in (*FIGURES, *SPEEDS, *of_classes) or id2label is None and figure.startswith("iou/"):
-        return
-    names = ", ".join([*FIGURES, *(of_classes or ["iou/ and the name of a label"])])
-    raise TrainingError(f"--metric_for_best_model must be among {names}, got {name!r}.")
-
-
-def make_metrics(results: dict[str, Any], id2label: dict[int, str], prefix: str) -> dict[str, float | None]:
-    """Figures of an evaluation by the names under which they are logged, with `None` for NaN, which is no JSON."""
-    metrics = {name: results[name] for name in FIGURES}
-    metrics |= {f"iou/{id2label[index]}": iou for index, iou in enumerate(results["per_category_iou"])}
-    return {f"{prefix}_{name}": None if math.isnan(value) else value for name, value in metrics.items()}
-
-
-__all__ = [
-    "SegmentationTrainer",
-    "check_metric",
-    "compute_loss",
-    "evaluate_in_training",
-    "evaluation_dtype",
-    "make_metrics",
-]
+__all__ = ["SegmentationTrainer", "evaluation_dtype"]

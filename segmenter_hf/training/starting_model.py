@@ -69,7 +69,7 @@ def starting_checkpoint(model_args: ModelArguments, output_dir: str | Path) -> I
                 "processes. Name an --output_dir that all machines share."
             )
         yield checkpoint
-        # None is left that still reads it.
+        # By now, all processes have read it.
         PartialState().wait_for_everyone()
     finally:
         if PartialState().is_main_process:
@@ -223,7 +223,7 @@ def make_model(
     decoder = {name: getattr(model_args, name) for name in ("decoder_type", "decoder_num_hidden_layers")}
     decoder = {name: value for name, value in decoder.items() if value is not None}
     if checkpoint is not None and not checkpoint.has_decoder:
-        # Of the config of an encoder, what it says of a decoder is not meant.
+        # What the config of an encoder says of a decoder is not meant.
         settings |= {
             "decoder_type": SegmenterConfig.decoder_type,
             "decoder_num_hidden_layers": SegmenterConfig.decoder_num_hidden_layers,
@@ -339,7 +339,7 @@ def add_adapters(model: SegmenterForSemanticSegmentation, method_args: MethodArg
     if unknown or not method_args.lora_target_modules:
         got = ", ".join(unknown) or "none"
         raise ValueError(f"--lora_target_modules must be among {', '.join(layers)}, got {got}.")
-    # A pattern, since the decoder has layers of the same names.
+    # The modules are named by a pattern, since the decoder has layers of the same names.
     modules = "|".join(method_args.lora_target_modules)
     config = LoraConfig(
         r=method_args.lora_r,

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -46,6 +47,30 @@ class TrainingSetup:
     start_weights: str | None = None
 
 
+@dataclass(frozen=True)
+class Run:
+    """
+    What is known of a run when it begins.
+
+    Args:
+        model_args, data_args, method_args, recipe, setup: Those that it was started with.
+        args (`TrainingArguments` or `AccelerateArguments`): The script's own.
+        device (`torch.device`): Of the first process.
+        num_processes (`int`): Their number.
+        autocast_dtype (`torch.dtype`, *optional*): Of autocast, in training and in its evaluation.
+    """
+
+    model_args: ModelArguments
+    data_args: DataArguments
+    method_args: MethodArguments
+    recipe: Recipe
+    setup: TrainingSetup
+    args: Any
+    device: torch.device
+    num_processes: int
+    autocast_dtype: torch.dtype | None
+
+
 @refuse_unusable()
 def prepare(
     model_args: ModelArguments,
@@ -83,7 +108,7 @@ def prepare(
             train_val_split=None if names_validation else data_args.train_val_split,
             train_split=data_args.train_split,
             validation_split=data_args.validation_split,
-            # Where those that the run takes are all named, others do no harm.
+            # Other splits do no harm where those that the run takes are all named.
             allow_other_splits=names_validation and (data_args.train_split != "train" or not do_train),
             seed=seed,
             cache_dir=model_args.cache_dir,
@@ -136,9 +161,4 @@ def balanced_class_weights(counts: torch.Tensor, power: float) -> torch.Tensor:
     return weights / (weights * frequencies).sum()
 
 
-__all__ = [
-    "TrainingSetup",
-    "balanced_class_weights",
-    "count_labels",
-    "prepare",
-]
+__all__ = ["Run", "TrainingSetup", "balanced_class_weights", "count_labels", "prepare"]

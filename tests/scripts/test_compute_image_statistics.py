@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 
 from segmenter_hf.training.arguments import ModelArguments, parse_arguments
-from segmenter_hf.training.with_accelerate import AccelerateArguments
-from tests.common import REPOSITORY
+from tests.common import REPOSITORY, load_script
 from tests.data.datasets_on_disk import write_pairs
+
+
+AccelerateArguments = load_script("run_semantic_segmentation_no_trainer").AccelerateArguments
 
 
 @pytest.fixture

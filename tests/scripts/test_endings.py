@@ -9,9 +9,11 @@ import pytest
 from transformers import TrainingArguments
 
 import segmenter_hf
-from segmenter_hf.training.with_accelerate import AccelerateArguments
-from tests.common import REPOSITORY
+from tests.common import REPOSITORY, load_script
 from tests.training.test_curves import make_history, write_state
+
+
+AccelerateArguments = load_script("run_semantic_segmentation_no_trainer").AccelerateArguments
 
 
 # Arguments that a script takes, and what it calls with them.
@@ -97,7 +99,9 @@ class InterruptingFinder:
 
 @pytest.mark.parametrize("name", [*SCRIPTS, "run_semantic_segmentation", "run_semantic_segmentation_no_trainer"])
 def test_ctrl_c_while_libraries_are_loaded_is_one_line(name, run_main, monkeypatch):
-    monkeypatch.delitem(sys.modules, "segmenter_hf.command_line")
+    # Of which each script imports one, so that it is looked for.
+    for module in ("command_line", "processes"):
+        monkeypatch.delitem(sys.modules, f"segmenter_hf.{module}")
     monkeypatch.setattr(sys, "meta_path", [InterruptingFinder])
     assert run_main(name) == (130, "", f"{name}.py: interrupted.\n")
 

@@ -93,10 +93,7 @@ def test_deepspeed_gets_its_numbers_from_the_arguments(tmp_path):
 
 
 SCRIPTS = {
-    "trainer": (
-        "run_semantic_segmentation.py",
-        ["--max_steps", 4, "--save_strategy", "steps", "--save_steps", 2],
-    ),
+    "trainer": ("run_semantic_segmentation.py", ["--max_steps", 4, "--save_strategy", "steps", "--save_steps", 2]),
     "accelerate": (
         "run_semantic_segmentation_no_trainer.py",
         ["--max_train_steps", 4, "--checkpointing_steps", 2, "--eval_steps", "no"],

@@ -109,18 +109,7 @@ def assert_equal(folder, other):
 def unbroken(dataset, tmp_path_factory):
     """A run of `Trainer`, with stochastic depth and in the middle of whose epochs are checkpoints."""
     folder = tmp_path_factory.mktemp("unbroken")
-    run(
-        "trainer",
-        dataset,
-        folder,
-        40,
-        "--save_strategy",
-        "no",
-        "--drop_path_rate",
-        0.2,
-        "--class_balance",
-        0.5,
-    )
+    run("trainer", dataset, folder, 40, "--save_strategy", "no", "--drop_path_rate", 0.2, "--class_balance", 0.5)
     return folder
 
 
@@ -175,14 +164,7 @@ def test_the_evaluation_script_gives_the_digits_of_training(unbroken, dataset, t
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", list(SCRIPTS))
 def test_killed_and_resumed_runs_end_with_the_same_weights(kind, dataset, unbroken, tmp_path):
-    arguments = [
-        "--drop_path_rate",
-        0.2,
-        "--class_balance",
-        0.5,
-        NAMES[kind]["save"],
-        4,
-    ]
+    arguments = ["--drop_path_rate", 0.2, "--class_balance", 0.5, NAMES[kind]["save"], 4]
     arguments += ["--save_strategy", "steps"] if kind == "trainer" else ["--eval_steps", "no"]
     process = subprocess.Popen(
         command(kind, dataset, tmp_path, 40, *arguments),

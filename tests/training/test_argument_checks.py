@@ -5,11 +5,17 @@ import json
 import pytest
 from transformers import TrainingArguments
 
-from segmenter_hf.training.arguments import TrainingError, parse_arguments, run_script
+from segmenter_hf.training import accelerate_support
+from segmenter_hf.training.arguments import TrainingError, parse_arguments
+from segmenter_hf.training.run_script import run_script
 from segmenter_hf.training.run_with_trainer import check_arguments
-from segmenter_hf.training.with_accelerate import AccelerateArguments
 
+from ..common import load_script
 from ..data.datasets_on_disk import write_pairs
+
+
+LOOP = load_script("run_semantic_segmentation_no_trainer")
+AccelerateArguments = LOOP.AccelerateArguments
 
 
 @pytest.fixture(scope="module")
@@ -244,11 +250,9 @@ def test_a_script_says_in_one_line_what_is_wrong(folder, monkeypatch, capsys):
 
 
 def test_what_the_machine_cannot_do_is_one_line(folder, monkeypatch):
-    from segmenter_hf.training import with_accelerate
-
     def refuse(**settings):
         raise ValueError("fp16 mixed precision requires a GPU")
 
-    monkeypatch.setattr(with_accelerate, "Accelerator", refuse)
+    monkeypatch.setattr(accelerate_support, "Accelerator", refuse)
     with pytest.raises(TrainingError, match="fp16 mixed precision requires a GPU"):
-        with_accelerate.train(*parse(folder, "--mixed_precision fp16", AccelerateArguments))
+        LOOP.train(*parse(folder, "--mixed_precision fp16", AccelerateArguments))

@@ -10,9 +10,12 @@ from transformers import TrainingArguments, get_scheduler
 from segmenter_hf.data.labels import load_label_set
 from segmenter_hf.training.arguments import parse_arguments
 from segmenter_hf.training.recipes import RECIPES, choose_recipe, describe_other_batch
-from segmenter_hf.training.with_accelerate import AccelerateArguments
 
+from ..common import load_script
 from ..data.datasets_on_disk import write_pairs
+
+
+AccelerateArguments = load_script("run_semantic_segmentation_no_trainer").AccelerateArguments
 
 
 @pytest.fixture(scope="module")

@@ -8,17 +8,18 @@ from transformers import Trainer, TrainingArguments
 
 import segmenter_hf
 from segmenter_hf import SegmenterImageProcessorPil
-from segmenter_hf.training import run_with_trainer, with_accelerate
+from segmenter_hf.training import run_with_trainer
 from segmenter_hf.training.arguments import parse_arguments
 from segmenter_hf.training.recipes import RECIPES, find_changes
-from segmenter_hf.training.results_and_card import describe_optimizer
-from segmenter_hf.training.with_accelerate import AccelerateArguments
+from segmenter_hf.training.run_record import describe_optimizer
 
-from ..common import tiny_config
+from ..common import load_script, tiny_config
 from ..data.datasets_on_disk import write_pairs
 
 
-SCRIPTS = {TrainingArguments: run_with_trainer, AccelerateArguments: with_accelerate}
+LOOP = load_script("run_semantic_segmentation_no_trainer")
+AccelerateArguments = LOOP.AccelerateArguments
+SCRIPTS = {TrainingArguments: run_with_trainer, AccelerateArguments: LOOP}
 
 
 def parse(run_type, *arguments, dataset="x", output_dir="out"):

@@ -14,8 +14,9 @@ from segmenter_hf import SegmenterForSemanticSegmentation, SegmenterImageProcess
 from segmenter_hf.data.augmentation import SegmentationAugmentation
 from segmenter_hf.evaluation.protocol import evaluate_sliding_window
 from segmenter_hf.training.arguments import TrainingError
+from segmenter_hf.training.loss_and_metrics import check_metric
 from segmenter_hf.training.samples import TrainingDataset
-from segmenter_hf.training.segmentation_trainer import SegmentationTrainer, check_metric
+from segmenter_hf.training.segmentation_trainer import SegmentationTrainer
 
 from ..common import random_labels, random_pixel_values, tiny_config
 

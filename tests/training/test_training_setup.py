@@ -17,14 +17,13 @@ from segmenter_hf.training.arguments import (
     parse_arguments,
 )
 from segmenter_hf.training.recipes import RECIPES
-from segmenter_hf.training.training_setup import (
-    balanced_class_weights,
-    count_labels,
-    prepare,
-)
-from segmenter_hf.training.with_accelerate import AccelerateArguments
+from segmenter_hf.training.training_setup import balanced_class_weights, count_labels, prepare
 
+from ..common import load_script
 from ..data.datasets_on_disk import make_label_map, save, write_pairs
+
+
+AccelerateArguments = load_script("run_semantic_segmentation_no_trainer").AccelerateArguments
 
 
 def test_label_maps_are_checked_before_anything_else(tmp_path):
