@@ -37,7 +37,7 @@ from PIL import Image
 
 try:
     from segmenter_hf.command_line import run, user_path
-# While torch is loaded, which takes seconds. What else takes long, or may be missing, is imported in functions.
+# Loading torch takes seconds. What else takes long, or may be missing, is imported in functions.
 except KeyboardInterrupt:
     print("benchmark.py: interrupted.", file=sys.stderr)
     sys.exit(130)
@@ -142,7 +142,7 @@ def benchmark_metric(args: argparse.Namespace) -> dict:
             for dtype in ("uint8", "int64"):
                 pairs = [tuple(labels.astype(dtype) for labels in pair) for pair in pairs_of_bytes]
                 times, peer_times = [], []
-                # By turns, so that what else the machine does meets both. The first round only warms up.
+                # They take turns, so that what else the machine does meets both. The first round only warms up.
                 for _ in range(args.repeats + 1):
                     latency_ms, results = time_metric(MeanIoU(**settings), pairs, settings)
                     peer_latency_ms, peer_results = time_metric(peer, pairs, settings)
@@ -208,7 +208,7 @@ def benchmark_augmentation(args: argparse.Namespace) -> dict:
     else:
         data = load_segmentation_data(args.dataset_name, labels=args.labels)
         split = data.split("train") if "train" in data.splits else next(iter(data.splits.values()))
-        # Small ones again and again.
+        # Few images are taken again and again.
         examples = split.select([index % len(split) for index in range(args.num_images)])
         source = Path(args.dataset_name).name
     crop_size = {"height": args.crop_size, "width": args.crop_size}
@@ -225,7 +225,7 @@ def benchmark_augmentation(args: argparse.Namespace) -> dict:
     jobs = {"decoding only": examples.__getitem__}
     jobs |= {name: lambda index, dataset=dataset: dataset[Draw(0, index)] for name, dataset in samples.items()}
     times = {name: [] for name in jobs}
-    # By turns, so that what else the machine does meets all of them. The first round only warms up.
+    # They take turns, so that what else the machine does meets all of them. The first round only warms up.
     for _ in range(args.repeats + 1):
         for name, job in jobs.items():
             start = time.perf_counter()
@@ -299,7 +299,7 @@ def benchmark(args: argparse.Namespace):
 
 
 def main() -> int:
-    # Those of datasets that are not there, or of another kind.
+    # Datasets that are not there, or of another kind, raise these.
     return run(
         lambda: benchmark(parse_arguments()), (OSError, ValueError), if_interrupted="Run it again.", extra="evaluate"
     )

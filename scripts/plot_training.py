@@ -18,7 +18,7 @@ from pathlib import Path
 
 try:
     from segmenter_hf.command_line import run, user_path
-# While torch is loaded, which takes seconds. What else takes long, or may be missing, is imported in functions.
+# Loading torch takes seconds. What else takes long, or may be missing, is imported in functions.
 except KeyboardInterrupt:
     print("plot_training.py: interrupted.", file=sys.stderr)
     sys.exit(130)

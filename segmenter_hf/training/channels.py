@@ -63,7 +63,7 @@ def set_channels(
     Raises:
         ValueError: if there are too many or too few, or they cannot be those of pixels.
     """
-    # What the brightest pixel becomes before it is normalised.
+    # The brightest pixel becomes this before it is normalised.
     largest = 255 * settings["rescale_factor"] if settings["do_rescale"] else 255
     is_guess = False
     for name, given in (("image_mean", image_mean), ("image_std", image_std)):

@@ -14,7 +14,7 @@ from ..outputs import replacing_file
 from .checkpoints import find_last_checkpoint
 
 
-# Of matplotlib's formats, one of pixels and two for print.
+# One of matplotlib's formats has pixels, two are for print.
 FORMATS = (".png", ".pdf", ".svg")
 
 
@@ -119,7 +119,7 @@ def _read_state(run: Path) -> tuple[Path, dict[str, Any]]:
             f"{run} has neither {TRAINER_STATE_NAME} nor a complete checkpoint, expected the output folder of a "
             "training run that is done or has saved one."
         )
-    # Of equal ones that of the end, which has the last evaluation.
+    # Where two have as many steps, the first is taken: the state at the end, which has the last evaluation.
     return max(((file, _load(file)) for file in candidates), key=lambda pair: pair[1].get("global_step", 0))
 
 

@@ -44,74 +44,67 @@ class Recipe:
     label_sets: tuple[str, ...] = ()
 
 
-def _paper(name: str, title: str, epochs: int, batch_size: int, learning_rate: float, **settings: Any) -> Recipe:
-    return Recipe(
+# The paper trains in one way on all of its data sets, and clips no gradients.
+PAPER_TRAINING = {
+    "optim": "sgd",
+    "optim_args": "momentum=0.9,nesterov=true",
+    "weight_decay": 0.0,
+    "lr_scheduler_type": "polynomial",
+    "lr_scheduler_kwargs": {"power": 0.9, "lr_end": 1e-5},
+    "warmup_steps": 0,
+    "max_grad_norm": 0.0,
+}
+PAPER_MODEL = {"drop_path_rate": 0.1, "decoder_dropout_prob": 0.1}
+PAPER = (
+    # name, data set, epochs, batch size, learning rate, short side, long side, crop, window stride, is 0 unlabelled
+    ("ade20k", "ADE20K", 64, 8, 1e-3, 512, 2048, 512, 512, True),
+    ("pascal_context", "Pascal Context", 256, 16, 1e-3, 520, 4160, 480, 320, False),
+    ("cityscapes", "Cityscapes", 216, 8, 1e-2, 1024, 2048, 768, 512, False),
+)
+# A data set of the paper is known by its label set, of which this one has two.
+LABEL_SETS_OF = {"pascal_context": ("pascal_context_59", "pascal_context_60")}
+
+OWN_TRAINING = {
+    "optim": "adamw_torch",
+    "weight_decay": 0.05,
+    # Vision Transformers are often trained so: 0.999 forgets the large gradients of the start too slowly.
+    "adam_beta2": 0.99,
+    "lr_scheduler_type": "cosine",
+    # A number below 1 is a share of all steps.
+    "warmup_steps": 0.05,
+    "max_grad_norm": 1.0,
+}
+OWN = (
+    # name, title, epochs, batch size, learning rate
+    ("finetune", "fine-tuning on a data set of one's own", 50, 8, 1e-4),
+    ("from_scratch", "training from random initialisation", 150, 8, 1e-3),
+)
+
+RECIPES = {
+    name: Recipe(
         name=name,
         title=f"{title}, as in the paper",
         batch_size=batch_size,
-        training={
-            "num_train_epochs": epochs,
-            "optim": "sgd",
-            "optim_args": "momentum=0.9,nesterov=true",
-            "learning_rate": learning_rate,
-            "weight_decay": 0.0,
-            "lr_scheduler_type": "polynomial",
-            "lr_scheduler_kwargs": {"power": 0.9, "lr_end": 1e-5},
-            "warmup_steps": 0,
-            # It clips no gradients.
-            "max_grad_norm": 0.0,
+        training={"num_train_epochs": epochs, "learning_rate": learning_rate, **PAPER_TRAINING},
+        data={
+            "short_side": short_side,
+            "long_side": long_side,
+            "crop": crop,
+            "window_stride": window_stride,
+            **({"do_reduce_labels": True} if is_reduced else {}),
         },
-        model={"drop_path_rate": 0.1, "decoder_dropout_prob": 0.1},
-        **settings,
+        model=PAPER_MODEL,
+        label_sets=LABEL_SETS_OF.get(name, (name,)),
     )
-
-
-def _adamw(learning_rate: float, warmup_steps: float, epochs: int) -> dict[str, Any]:
-    return {
-        "num_train_epochs": epochs,
-        "optim": "adamw_torch",
-        "learning_rate": learning_rate,
-        "weight_decay": 0.05,
-        # Of a Vision Transformer's training: the default of 0.999 forgets the large gradients of the start too slowly.
-        "adam_beta2": 0.99,
-        "lr_scheduler_type": "cosine",
-        # Below 1, a share of all steps.
-        "warmup_steps": warmup_steps,
-        "max_grad_norm": 1.0,
-    }
-
-
-RECIPES = {
-    recipe.name: recipe
-    for recipe in (
-        _paper(
-            *("ade20k", "ADE20K", 64, 8, 1e-3),
-            data={"short_side": 512, "long_side": 2048, "crop": 512, "window_stride": 512, "do_reduce_labels": True},
-            label_sets=("ade20k",),
-        ),
-        _paper(
-            *("pascal_context", "Pascal Context", 256, 16, 1e-3),
-            data={"short_side": 520, "long_side": 4160, "crop": 480, "window_stride": 320},
-            label_sets=("pascal_context_59", "pascal_context_60"),
-        ),
-        _paper(
-            *("cityscapes", "Cityscapes", 216, 8, 1e-2),
-            data={"short_side": 1024, "long_side": 2048, "crop": 768, "window_stride": 512},
-            label_sets=("cityscapes",),
-        ),
-        Recipe(
-            name="finetune",
-            title="fine-tuning on a data set of one's own",
-            batch_size=8,
-            training=_adamw(learning_rate=1e-4, warmup_steps=0.05, epochs=50),
-        ),
-        Recipe(
-            name="from_scratch",
-            title="training from random initialisation",
-            batch_size=8,
-            training=_adamw(learning_rate=1e-3, warmup_steps=0.05, epochs=150),
-        ),
+    for name, title, epochs, batch_size, learning_rate, short_side, long_side, crop, window_stride, is_reduced in PAPER
+} | {
+    name: Recipe(
+        name=name,
+        title=title,
+        batch_size=batch_size,
+        training={"num_train_epochs": epochs, "learning_rate": learning_rate, **OWN_TRAINING},
     )
+    for name, title, epochs, batch_size, learning_rate in OWN
 }
 
 
@@ -152,7 +145,7 @@ def describe_other_batch(recipe: Recipe, batch_size: int, learning_rate: float) 
     )
 
 
-# What cards call the values of a recipe.
+# Cards call the values of a recipe by these words, and name them in this order.
 WORDS = {
     "num_train_epochs": "length",
     "optim": "optimiser",
@@ -203,8 +196,10 @@ def find_changes(
     if config.decoder_type == "linear":
         used["decoder_dropout_prob"] = recipe.model.get("decoder_dropout_prob")
     expected = {**recipe.training, **recipe.data, **recipe.model}
-    changed = [WORDS[name] for name, value in expected.items() if not _is_same(used[name], value)]
-    return list(dict.fromkeys([*changed, *(["batch"] if batch_size != recipe.batch_size else [])]))
+    changed = [word for name, word in WORDS.items() if name in expected and not _is_same(used[name], expected[name])]
+    if batch_size != recipe.batch_size:
+        changed.append("batch")
+    return list(dict.fromkeys(changed))
 
 
 def _is_same(used: Any, value: Any) -> bool:
