@@ -156,7 +156,7 @@ def convert(args: argparse.Namespace):
         )
     except (ConversionError, ModuleNotFoundError):
         raise
-    # One line to the user too, and to whoever reads the log of many conversions.
+    # Users, and whoever reads the log of many conversions, get one line of these too.
     except Exception as error:
         lines = str(error).strip().splitlines() or ["no message"]
         raise ConversionError(f"unexpected {type(error).__name__}: {lines[0]}. Please report this.") from error

@@ -33,14 +33,11 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor], name: Any) -> dic
         state_dict (`Mapping[str, torch.Tensor]`): The arrays, in layouts of JAX: a linear map is `x @ kernel`, and the
             heads of queries, keys and values are a dimension of their own.
         name (`Any`): What errors call the source.
-
-    Raises:
-        ConversionError: if arrays are missing, left over, or of other dimensions.
     """
     converter = StateDictConverter(state_dict)
 
     def move(old: str, new: str, num_dimensions: int, function: Callable[[torch.Tensor], torch.Tensor]):
-        converter.move_with(old, new, lambda array: function(check_dimensions(old, array, num_dimensions)))
+        converter.move(old, new, lambda array: function(check_dimensions(old, array, num_dimensions)))
 
     def move_layer_norm(old: str, new: str):
         converter.move(f"{old}/scale", f"{new}.weight")
@@ -54,7 +51,7 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor], name: Any) -> dic
     converter.move("embedding/bias", f"{patches}.bias")
 
     dotted_names = {array_name.replace("/", "."): None for array_name in state_dict}
-    # At least one layer, so that a file without any is refused for what it lacks.
+    # One layer is expected at least, so that a file without any is refused for what it lacks.
     for index in range(max(1, count_layers(dotted_names, "Transformer.encoderblock_"))):
         old, new = f"Transformer/encoderblock_{index}", f"segmenter.layers.{index}"
         move_layer_norm(f"{old}/LayerNorm_0", f"{new}.layernorm_before")
@@ -80,12 +77,7 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor], name: Any) -> dic
 
 
 def load(source: Source, options: EncoderOptions) -> Encoder:
-    """
-    Model and image processor of an AugReg `.npz`.
-
-    Raises:
-        ConversionError: if arrays are missing, left over, unreadable or pickled, or `options` do not fit them.
-    """
+    """Model and image processor of an AugReg `.npz`."""
     state_dict = source.state_dict
     if any(name.startswith(OPTIMIZER_PREFIX) for name in state_dict):
         state_dict = strip_prefix(source.file, state_dict, OPTIMIZER_PREFIX)

@@ -43,18 +43,12 @@ MODEL_FILES = re.compile(
 CARD_FILE, CARD_MARK = "README.md", b"Converted by `segmenter_hf`"
 LICENCE_FILE, LICENCES = "LICENSE", Path(__file__).parents[1] / "hub" / "licences"
 
-# Adds files to a folder, of which it gets the path, the source and the model.
+# A function that adds files to a folder. It gets the folder's path, the source and the model.
 AddDocuments = Callable[[Path, str | Path | ReleasedCheckpoint, SegmenterPreTrainedModel], None]
 
 
 def check_model_folder(output_dir: Path, overwrite: bool, source: str | Path | ReleasedCheckpoint):
-    """
-    Refuses an output folder whose contents would be lost.
-
-    Raises:
-        ConversionError: if `output_dir` is a file, or a folder that is not empty; with `overwrite`, if it holds
-            anything but a model that conversion wrote, or contains the source.
-    """
+    """Refuses an output folder whose contents would be lost."""
     if not output_dir.exists():
         return
     if not output_dir.is_dir():
@@ -100,9 +94,6 @@ def new_folder(output_dir: str | Path, overwrite: bool, source: str | Path | Rel
     """
     A folder to write into that gets the name `output_dir` when all is done. It is made at once, since there is no use
     in converting what cannot be written. See [`~segmenter_hf.output_folders.replacing_folder`].
-
-    Raises:
-        ConversionError: if the folder cannot be written, or contents of `output_dir` would be lost.
     """
     with refuse_os_errors(f"{output_dir} cannot be written"):
         # A link is followed, since renaming works beside the folder that it points to.

@@ -11,15 +11,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers.image_utils import PILImageResampling
 
 from ..configuration_segmenter import SegmenterConfig
+from ..evaluation.record import EvaluationProtocol, Sides
 from ..image_processing_pil_segmenter import SegmenterImageProcessorPil
 from ..modeling_segmenter import SegmenterModel
 from .errors import ConversionError
 from .reporting import warn
 from .settings import Settings, describe, is_list_of, is_number
-from .state_dict import StateDictConverter, architecture_of, build_model, list_names, make_config
+from .state_dict import (
+    StateDictConverter,
+    architecture_of,
+    build_model,
+    list_names,
+    make_config,
+    make_image_processor,
+)
 from .vision_transformer import NORMALIZATIONS, FusedNames, move_encoder
 
 
@@ -105,25 +112,17 @@ def convert_fused(state_dict: Mapping[str, torch.Tensor], names: FusedNames, nam
         state_dict (`Mapping[str, torch.Tensor]`): The source's state dict.
         names (`FusedNames`): What it calls its modules.
         name (`Any`): What errors call the source.
-
-    Raises:
-        ConversionError: if tensors are missing, left over, or of other dimensions.
     """
     converter = StateDictConverter(state_dict)
     move_encoder(converter, names)
-    # Classifiers of the class and the distillation token, and the layer before them that older releases of timm had.
+    # These classify the class and the distillation token. Older releases of timm had a layer before the classifier.
     for head in ("head", "head_dist", "pre_logits.fc"):
         converter.drop_module(head)
     return converter.finish(not_a_plain_vision_transformer(name))
 
 
 def decide_num_attention_heads(hidden_size: int, stated: int | None, option: int | None) -> int:
-    """
-    The number of heads that the source states, or else the user, or else one per 64 channels.
-
-    Raises:
-        ConversionError: if the user contradicts the source, or nothing tells the number.
-    """
+    """The number of heads that the source states, or else the user, or else one per 64 channels."""
     if stated is not None and option is not None and stated != option:
         raise ConversionError(
             f"The encoder's number of attention heads is {stated}, not {option}. Leave --num_attention_heads out."
@@ -141,12 +140,7 @@ def decide_num_attention_heads(hidden_size: int, stated: int | None, option: int
 
 
 def decide_trained_size(architecture: dict[str, Any], stated: tuple[int, int] | None) -> tuple[int, int]:
-    """
-    `(height, width)` in pixels that the position embeddings were trained for.
-
-    Raises:
-        ConversionError: if the source does not state it, and they make no square grid.
-    """
+    """`(height, width)` in pixels that the position embeddings were trained for."""
     if stated is not None:
         return stated
     num_patches, patch_size = architecture["num_patches"], architecture["patch_size"]
@@ -162,12 +156,7 @@ def decide_trained_size(architecture: dict[str, Any], stated: tuple[int, int] | 
 
 
 def read_image_size(image_size: int | tuple[int, int], patch_size: int) -> tuple[int, int]:
-    """
-    `(height, width)` in pixels that the user asks for.
-
-    Raises:
-        ConversionError: if it is not a multiple of the patch size.
-    """
+    """`(height, width)` in pixels that the user asks for."""
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     if len(size) != 2 or any(side < 1 or side % patch_size for side in size):
         raise ConversionError(
@@ -187,9 +176,6 @@ def read_config(architecture: dict[str, Any], facts: EncoderFacts, options: Enco
     """
     The config of an encoder as it was trained, with the paper's rates of dropout and stochastic depth, which are the
     defaults, and the default decoder to come.
-
-    Raises:
-        ConversionError: if values do not fit together, or nothing tells them.
     """
     if architecture["num_channels"] != 3:
         raise ConversionError(
@@ -224,25 +210,6 @@ def resize_position_embeddings(model: SegmenterModel, height: int, width: int) -
     return build_model(config, state_dict, SegmenterModel)
 
 
-def make_image_processor(config: SegmenterConfig, normalization: Normalization) -> SegmenterImageProcessorPil:
-    """The image processor of the published protocol, with windows of the size that the encoder is prepared for."""
-    is_square = isinstance(config.image_size, int)
-    height, width = (config.image_size, config.image_size) if is_square else config.image_size
-    shortest_edge = min(height, width)
-    image_mean, image_std = normalization
-    return SegmenterImageProcessorPil(
-        size={"shortest_edge": shortest_edge, "longest_edge": MAX_RATIO * shortest_edge},
-        resample=PILImageResampling.BILINEAR,
-        antialias=False,
-        do_split_image=True,
-        crop_size={"height": height, "width": width},
-        window_stride=shortest_edge,
-        patch_size=config.patch_size,
-        image_mean=image_mean,
-        image_std=image_std,
-    )
-
-
 def make_encoder(state_dict: dict[str, torch.Tensor], facts: EncoderFacts, options: EncoderOptions) -> Encoder:
     """
     Model and image processor of an encoder.
@@ -251,9 +218,6 @@ def make_encoder(state_dict: dict[str, torch.Tensor], facts: EncoderFacts, optio
         state_dict (`dict[str, torch.Tensor]`): The weights under the names of [`SegmenterForSemanticSegmentation`].
         facts (`EncoderFacts`): What its source says.
         options (`EncoderOptions`): What the user says.
-
-    Raises:
-        ConversionError: if weights, facts and options do not fit together.
     """
     if options.normalization is not None and options.normalization not in NORMALIZATIONS:
         raise ConversionError(
@@ -279,7 +243,18 @@ def make_encoder(state_dict: dict[str, torch.Tensor], facts: EncoderFacts, optio
     normalization = facts.normalization or NORMALIZATIONS[assumed]
     if options.normalization is not None:
         normalization = NORMALIZATIONS[options.normalization]
-    image_processor = make_image_processor(model.config, normalization)
+    image_size = model.config.image_size
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    # These are the sizes of the published protocol, with windows of the size that the encoder is prepared for.
+    protocol = EvaluationProtocol(
+        window_size=Sides(height, width),
+        window_stride=min(height, width),
+        shortest_edge=min(height, width),
+        longest_edge=MAX_RATIO * min(height, width),
+    )
+    image_processor = make_image_processor(
+        model.config, *normalization, **protocol.image_processor_settings, do_split_image=True
+    )
     if facts.normalization is None and options.normalization is None:
         mean, std = normalization
         other = "vit" if assumed == "deit" else "deit"
@@ -299,9 +274,6 @@ def read_normalization(settings: Settings, mean_field: str, std_field: str) -> N
     """
     Mean and standard deviation per channel of images scaled to 0..1, as a source's configuration states them; `None`
     if it does not.
-
-    Raises:
-        ConversionError: if they are not three numbers each, or a deviation is not positive.
     """
     mean, std = settings.get(mean_field), settings.get(std_field)
     if mean is None or std is None:

@@ -1,4 +1,7 @@
-"""The error of a source that cannot be converted."""
+"""
+The error of a source that cannot be converted. Whatever in this folder reads a source raises it, which is not said
+again where it is all that a function raises.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +9,7 @@ from contextlib import contextmanager
 from safetensors import SafetensorError
 
 
-# Of a message, so that a hostile file does not fill the terminal.
+# Messages are cut to this length, so that a hostile file does not fill the terminal.
 MAX_LENGTH = 1000
 OMISSION = " [...] "
 

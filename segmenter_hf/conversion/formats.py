@@ -62,12 +62,7 @@ def unwrap(source: Source, names: Iterable[str]) -> Source:
 
 
 def find_format(source: Source) -> str:
-    """
-    The name of a source's format.
-
-    Raises:
-        ConversionError: if it is of none; the message says what it holds.
-    """
+    """The name of a source's format."""
     for name, format in FORMATS.items():
         if format.recognise(source):
             return name
@@ -89,13 +84,7 @@ def find_format(source: Source) -> str:
 
 
 def load(source: Source, name: str, options: EncoderOptions) -> Converted:
-    """
-    Model and image processor of a source of the format `name`.
-
-    Raises:
-        ConversionError: if the source is not of the format or is broken, or is a Segmenter of this package; or if
-            there are options for an encoder, but it holds a whole model.
-    """
+    """Model and image processor of a source of the format `name`."""
     if transformers_vit.recognise(source) and source.contents["model_type"] == SegmenterConfig.model_type:
         folder = source.file.parent
         raise ConversionError(
@@ -117,10 +106,7 @@ def load(source: Source, name: str, options: EncoderOptions) -> Converted:
 
 
 def check_options(source: Any, name: str, options: EncoderOptions):
-    """
-    Raises:
-        ConversionError: if there are options for an encoder, but sources of the format `name` are whole models.
-    """
+    """Refuses options for an encoder where sources of the format `name` are whole models."""
     if options != EncoderOptions() and not FORMATS[name].is_encoder:
         raise ConversionError(
             f"{source} holds a whole model (format {name}), which says itself what its image size, attention "

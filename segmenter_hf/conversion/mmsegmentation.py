@@ -25,7 +25,7 @@ from .mmsegmentation_config import (
 )
 from .reporting import warn
 from .sources import Source
-from .state_dict import StateDictConverter, architecture_of, build_model, check_dimensions, list_names
+from .state_dict import PATCH_KERNEL, StateDictConverter, architecture_of, build_model, check_dimensions, list_names
 from .vision_transformer import MMSEGMENTATION_NAMES, NORMALIZATIONS, move_encoder, move_layers
 
 
@@ -53,9 +53,6 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torc
 
     Returns:
         `dict[str, torch.Tensor]`: float32 tensors under our names.
-
-    Raises:
-        ConversionError: if keys are missing or left over, listing both.
     """
     converter = StateDictConverter(state_dict)
     # Some heads only help training, and EMAHook of 0.x keeps a copy of all weights.
@@ -65,9 +62,7 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torc
     if "decode_head.conv_seg.weight" in state_dict:
         # The linear decoder is a 1x1 convolution.
         name = "decode_head.conv_seg.weight"
-        converter.move_with(
-            name, "decoder.classifier.weight", lambda kernel: check_dimensions(name, kernel, 4).flatten(1)
-        )
+        converter.move(name, "decoder.classifier.weight", lambda kernel: check_dimensions(name, kernel, 4).flatten(1))
         converter.move("decode_head.conv_seg.bias", "decoder.classifier.bias")
         return converter.finish()
 
@@ -88,10 +83,6 @@ def load(source: Source) -> tuple[SegmenterForSemanticSegmentation, SegmenterIma
 
     Args:
         source (`Source`): A checkpoint of release 0.x or 1.x, with the text of its config in it or beside it.
-
-    Raises:
-        ConversionError: if there is no config or it is more than data, if it is that of another model or does not fit
-            the weights, or if weights are missing or left over.
     """
     settings = read_config_text(source)
     check_model(settings)
@@ -101,8 +92,7 @@ def load(source: Source) -> tuple[SegmenterForSemanticSegmentation, SegmenterIma
     config = read_config(source, settings, architecture)
     image_mean, image_std, is_rgb = read_normalization(settings)
     if not is_rgb:
-        kernel = "segmenter.embeddings.patch_embeddings.projection.weight"
-        state_dict[kernel] = state_dict[kernel].flip(1)
+        state_dict[PATCH_KERNEL] = state_dict[PATCH_KERNEL].flip(1)
         image_mean, image_std = image_mean[::-1], image_std[::-1]
     image_processor = read_image_processor(source, settings, config, image_mean, image_std)
     model = build_model(config, state_dict)
@@ -120,12 +110,7 @@ def load(source: Source) -> tuple[SegmenterForSemanticSegmentation, SegmenterIma
 
 
 def load_encoder(source: Source, options: EncoderOptions) -> Encoder:
-    """
-    Model and image processor of an encoder in MMSegmentation's names.
-
-    Raises:
-        ConversionError: if tensors are missing, left over or unreadable, or `options` do not fit them.
-    """
+    """Model and image processor of an encoder in MMSegmentation's names."""
     facts = EncoderFacts(normalization=NORMALIZATIONS["vit"], position_embedding_interpolation="bicubic")
     return make_encoder(convert_fused(source.state_dict, MMSEGMENTATION_NAMES, source.path), facts, options)
 

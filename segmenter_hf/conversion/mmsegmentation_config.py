@@ -6,8 +6,6 @@ defaults what is the same in the configs that they come with (configs/segmenter)
 from collections.abc import Mapping
 from typing import Any
 
-from transformers.image_utils import PILImageResampling
-
 from ..configuration_segmenter import POSITION_EMBEDDING_INTERPOLATIONS, SegmenterConfig
 from ..data.labels import load_label_set
 from ..image_processing_pil_segmenter import SegmenterImageProcessorPil
@@ -16,7 +14,7 @@ from .errors import ConversionError, refuse_os_errors
 from .python_config import MAX_CONFIG_LENGTH, parse_python_config
 from .settings import Settings, describe, describe_differences, is_count, is_list_of, is_number
 from .sources import Source
-from .state_dict import check_num_patches, make_config
+from .state_dict import check_num_patches, make_config, make_image_processor
 
 
 CONFIG_FILE = "config.py"
@@ -49,7 +47,7 @@ TEST_PIPELINES = (
     "data.val.pipeline",
 )
 TRAIN_PIPELINES = ("train_dataloader.dataset.pipeline", "data.train.pipeline", "train_pipeline")
-# Of a test pipeline: what the image processor does too, and what does nothing to pixels in tests.
+# These steps of a test pipeline are what the image processor does too, or do nothing to pixels in tests.
 REPEATED_TRANSFORMS = {
     "Collect",
     "DefaultFormatBundle",
@@ -62,7 +60,7 @@ REPEATED_TRANSFORMS = {
     "ResizeShortestEdge",
 }
 
-# What a config may leave out, but not say otherwise: another value computes something that our models do not.
+# A config may leave these out, but not say otherwise, since other values compute something that our models do not.
 REQUIRED_VALUES = [
     ("model.backbone.in_channels", 3),
     ("model.backbone.with_cls_token", True),
@@ -80,15 +78,10 @@ REQUIRED_OF_MASK_TRANSFORMER = [
 
 
 def read_config_text(source: Source) -> Settings:
-    """
-    The config of a checkpoint: its own text, or else that of `config.py`, or of the only Python file, beside it.
-
-    Raises:
-        ConversionError: if there is none, or it is more than data.
-    """
+    """The config of a checkpoint: its own text, or else that of `config.py`, or of the only Python file, beside it."""
     meta = source.contents.get("meta") if isinstance(source.contents, Mapping) else None
     meta = meta if isinstance(meta, Mapping) else {}
-    # Under these names 0.x and 1.x store it.
+    # 0.x and 1.x store it under these names.
     for name in ("config", "cfg"):
         if isinstance(meta.get(name), str):
             return Settings(parse_python_config(meta[name], f"The config in {source.file.name}"), "the config")
@@ -123,12 +116,7 @@ def get_dataset(settings: Settings) -> tuple[str, bool] | tuple[None, bool]:
 
 
 def check_model(settings: Settings):
-    """
-    Refuses configs of models that compute something else than Segmenter does.
-
-    Raises:
-        ConversionError: naming the field, its value and what it must be.
-    """
+    """Refuses configs of models that compute something else than Segmenter does."""
     for field, types in (
         ("model", ["EncoderDecoder"]),
         ("model.backbone", ["VisionTransformer"]),
@@ -155,10 +143,6 @@ def check_agreement(settings: Settings, architecture: dict[str, Any], state_dict
         settings ([`~segmenter_hf.conversion.settings.Settings`]): The config.
         architecture (`dict[str, Any]`): What [`~segmenter_hf.conversion.state_dict.architecture_of`] returns.
         state_dict (`Mapping[str, Any]`): The source's weights.
-
-    Raises:
-        ConversionError: if anything differs, naming each field and both values; if the weights have a single output
-            channel, or the decoder takes another layer than the last.
     """
     if architecture["num_labels"] < 2:
         raise ConversionError(
@@ -186,7 +170,7 @@ def check_agreement(settings: Settings, architecture: dict[str, Any], state_dict
             field: (settings.get_count(field) or defaults.get(field), architecture[name])
             for field, name in counts.items()
         }
-        # `True` is the default.
+        # The default of these flags is `True`.
         | {field: (settings.get_flag(field) is not False, actual) for field, actual in flags.items()}
     )
     if settings.get_flag("model.backbone.patch_bias") and "backbone.patch_embed.projection.bias" not in state_dict:
@@ -203,17 +187,12 @@ def check_agreement(settings: Settings, architecture: dict[str, Any], state_dict
 
 
 def check_decoder_input(settings: Settings, num_layers: int):
-    """
-    Refuses decoders that take another of the backbone's outputs than that of the last layer.
-
-    Raises:
-        ConversionError: naming the fields that choose it.
-    """
+    """Refuses decoders that take another of the backbone's outputs than that of the last layer."""
     last = num_layers - 1
     indices = settings.get("model.backbone.out_indices")
     if not isinstance(indices, (list, tuple)):
         indices = [last if indices in (None, -1) else indices]
-    # In the order of the layers, whatever that of the indices; before them, if asked for, the embeddings.
+    # Outputs are in the order of the layers, whatever that of the indices. The embeddings come before, if asked for.
     outputs = [index for index in range(num_layers) if index in indices]
     if settings.get_flag("model.backbone.out_origin"):
         outputs.insert(0, -1)
@@ -227,12 +206,7 @@ def check_decoder_input(settings: Settings, num_layers: int):
 
 
 def read_image_size(settings: Settings, architecture: dict[str, Any]) -> tuple[int, int]:
-    """
-    `(height, width)` in pixels that the position embeddings were trained for.
-
-    Raises:
-        ConversionError: if `model.backbone.img_size` is no size, or not that of the position embeddings' grid.
-    """
+    """`(height, width)` in pixels that the position embeddings were trained for."""
     field = "model.backbone.img_size"
     stated = settings.get(field)
     if isinstance(stated, (list, tuple)) and len(stated) == 1:
@@ -291,9 +265,6 @@ def read_labels(source: Source, settings: Settings, num_labels: int) -> tuple[di
 def read_config(source: Source, settings: Settings, architecture: dict[str, Any]) -> SegmenterConfig:
     """
     The config of a checkpoint: shapes as the weights tell them, the rest from MMSegmentation's config and defaults.
-
-    Raises:
-        ConversionError: if a field has a wrong type, or makes no valid config.
     """
     interpolation = settings.get_text("model.backbone.interpolate_mode") or INTERPOLATION
     if interpolation not in POSITION_EMBEDDING_INTERPOLATIONS:
@@ -346,12 +317,7 @@ def list_transforms(settings: Settings, pipelines: tuple[str, ...] = TEST_PIPELI
 
 
 def read_size(settings: Settings) -> dict[str, int] | None:
-    """
-    What the test pipeline resizes images to, as our image processor takes it, or `None` if it does not resize.
-
-    Raises:
-        ConversionError: if it resizes to anything else than a size in pixels.
-    """
+    """What the test pipeline resizes images to, as our image processor takes it, or `None` if it does not resize."""
     transforms = list_transforms(settings)
     augmentation, resize = (transforms.get(name, {}) for name in ("MultiScaleFlipAug", "Resize"))
     if "ResizeShortestEdge" in transforms:
@@ -363,14 +329,8 @@ def read_size(settings: Settings) -> dict[str, int] | None:
         raise settings.refuse("interpolation` of the test pipeline's `Resize", "'bilinear'", resize["interpolation"])
     # 0.x keeps the aspect ratio by default, 1.x does not. Both give the width before the height.
     is_release_0 = bool(augmentation) or "img_scale" in resize
-    field, scale = next(
-        (
-            (field, transform[field])
-            for transform, field in ((augmentation, "img_scale"), (resize, "img_scale"), (resize, "scale"))
-            if transform.get(field) is not None
-        ),
-        ("scale", None),
-    )
+    places = ((augmentation, "img_scale"), (resize, "img_scale"), (resize, "scale"))
+    field, scale = next(((name, step[name]) for step, name in places if step.get(name) is not None), ("scale", None))
     if isinstance(scale, (list, tuple)) and len(scale) == 1:
         scale = scale[0]
     elif field == "scale" and isinstance(scale, int):
@@ -395,9 +355,6 @@ def read_normalization(settings: Settings) -> tuple[list[float], list[float], bo
     """
     Mean and standard deviation per channel, as the model sees the channels, of images scaled to 0..1; and whether it
     sees red first.
-
-    Raises:
-        ConversionError: if they are not stated.
     """
     for values, order in (
         (settings.get("model.data_preprocessor"), "bgr_to_rgb"),
@@ -420,31 +377,21 @@ def read_normalization(settings: Settings) -> tuple[list[float], list[float], bo
 
 def read_reduces_labels(source: Source, settings: Settings) -> bool:
     """Whether label maps store 0 for what is ignored, as the config says, or as its data set's class does."""
-    loaders = [
-        list_transforms(settings, pipelines).get("LoadAnnotations", {})
-        for pipelines in (TEST_PIPELINES, TRAIN_PIPELINES)
-    ]
-    for stated in (
-        # That of the data set's class, in checkpoints of 1.x.
+    pipelines = (list_transforms(settings, fields) for fields in (TEST_PIPELINES, TRAIN_PIPELINES))
+    stated = [
+        # Checkpoints of 1.x have that of the data set's class.
         get_meta(source).get("meta.dataset_meta.reduce_zero_label"),
         settings.get("test_dataloader.dataset.reduce_zero_label"),
         settings.get("data.test.reduce_zero_label"),
-        *(loader.get("reduce_zero_label") for loader in loaders),
-    ):
-        if type(stated) is bool:
-            return stated
-    return get_dataset(settings)[1]
+        *(transforms.get("LoadAnnotations", {}).get("reduce_zero_label") for transforms in pipelines),
+    ]
+    return next((value for value in stated if type(value) is bool), get_dataset(settings)[1])
 
 
 def read_image_processor(
     source: Source, settings: Settings, config: SegmenterConfig, image_mean: list[float], image_std: list[float]
 ) -> SegmenterImageProcessorPil:
-    """
-    The image processor that repeats MMSegmentation's test: its resize, windows and normalisation.
-
-    Raises:
-        ConversionError: if a field has a wrong type, or makes no windows that cover an image.
-    """
+    """The image processor that repeats MMSegmentation's test: its resize, windows and normalisation."""
     size = read_size(settings)
     values = {"do_resize": False} if size is None else {"size": size}
     mode = settings.get_text("model.test_cfg.mode")
@@ -461,15 +408,9 @@ def read_image_processor(
         }
     elif mode != "whole":
         raise settings.refuse("model.test_cfg.mode", "'slide' or 'whole'", mode)
-    return SegmenterImageProcessorPil(
-        **values,
-        resample=PILImageResampling.BILINEAR,
-        antialias=False,
-        crop_logits=False,
-        patch_size=config.patch_size,
-        image_mean=image_mean,
-        image_std=image_std,
-        do_reduce_labels=read_reduces_labels(source, settings),
+    do_reduce_labels = read_reduces_labels(source, settings)
+    return make_image_processor(
+        config, image_mean, image_std, **values, crop_logits=False, do_reduce_labels=do_reduce_labels
     )
 
 

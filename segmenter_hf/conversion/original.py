@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers.image_utils import PILImageResampling
 
 from ..configuration_segmenter import SegmenterConfig
 from ..data.labels import load_label_set
@@ -26,6 +25,7 @@ from .state_dict import (
     check_num_patches,
     list_names,
     make_config,
+    make_image_processor,
 )
 from .vision_transformer import NORMALIZATIONS, TIMM_NAMES, move_encoder, move_layers
 
@@ -37,7 +37,7 @@ VARIANT_FILE = "variant.yml"
 LAYER_NORM_EPS = 1e-5
 # The mask transformer has so many layers where variant.yml does not say it (segm/config.yml).
 DECODER_NUM_LAYERS = 2
-# segm/model/factory.py: the mask transformer has one head for each 64 channels, whatever the encoder has.
+# The mask transformer has one head for each 64 channels, whatever the encoder has (segm/model/factory.py).
 DECODER_HEAD_DIM = 64
 
 
@@ -86,9 +86,6 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torc
 
     Returns:
         `dict[str, torch.Tensor]`: float32 tensors under our names.
-
-    Raises:
-        ConversionError: if keys are missing or left over, listing both.
     """
     converter = StateDictConverter(state_dict)
 
@@ -119,29 +116,29 @@ def check_agreement(variant: Settings, architecture: dict[str, Any], checkpoint_
         variant (`Settings`): The values of `variant.yml`.
         architecture (`dict[str, Any]`): What [`~segmenter_hf.conversion.state_dict.architecture_of`] returns.
         checkpoint_num_labels (`int`, *optional*): `n_cls` as the checkpoint itself states it.
-
-    Raises:
-        ConversionError: if anything differs, naming each field and both values.
     """
     num_labels = architecture["num_labels"]
     decoder_type = variant.get_text("net_kwargs.decoder.name")
-    if decoder_type is not None and "linear" in decoder_type:  # as segm/model/factory.py decides
+    # segm/model/factory.py makes the linear decoder for any name with that word in it.
+    if decoder_type is not None and "linear" in decoder_type:
         decoder_type = "linear"
-    fields = {
-        "net_kwargs.d_model": (variant.get_count("net_kwargs.d_model"), architecture["hidden_size"]),
-        "net_kwargs.n_layers": (variant.get_count("net_kwargs.n_layers"), architecture["num_hidden_layers"]),
-        "net_kwargs.patch_size": (variant.get_count("net_kwargs.patch_size"), architecture["patch_size"]),
-        "net_kwargs.distilled": (variant.get_flag("net_kwargs.distilled"), architecture["use_distillation_token"]),
-        "net_kwargs.n_cls": (variant.get_count("net_kwargs.n_cls"), num_labels),
-        "net_kwargs.decoder.name": (decoder_type, architecture["decoder_type"]),
-        "net_kwargs.decoder.n_cls": (variant.get_count("net_kwargs.decoder.n_cls"), num_labels),
+    counts = {
+        "net_kwargs.d_model": "hidden_size",
+        "net_kwargs.n_layers": "num_hidden_layers",
+        "net_kwargs.patch_size": "patch_size",
+        "net_kwargs.n_cls": "num_labels",
+        "net_kwargs.decoder.n_cls": "num_labels",
     }
+    fields = {field: (variant.get_count(field), architecture[name]) for field, name in counts.items()}
+    fields["net_kwargs.distilled"] = (variant.get_flag("net_kwargs.distilled"), architecture["use_distillation_token"])
+    fields["net_kwargs.decoder.name"] = (decoder_type, architecture["decoder_type"])
     if architecture["decoder_type"] == "mask_transformer":
         num_layers = variant.get_number("net_kwargs.decoder.n_layers", DECODER_NUM_LAYERS)
         fields["net_kwargs.decoder.n_layers"] = (num_layers, architecture["decoder_num_hidden_layers"])
 
     differences = describe_differences(fields)
-    if not architecture["qkv_bias"]:  # segm/model/blocks.py always has them
+    # segm/model/blocks.py always has these biases.
+    if not architecture["qkv_bias"]:
         differences.append("the weights lack the biases of queries, keys and values")
     if checkpoint_num_labels is not None and checkpoint_num_labels != num_labels:
         differences.append(
@@ -167,9 +164,6 @@ def read_config(variant: Settings, architecture: dict[str, Any]) -> SegmenterCon
     """
     The config of a checkpoint: shapes as the weights tell them, the rest from `variant.yml`. Values that it lacks, as
     some released files do, are the defaults of the original implementation.
-
-    Raises:
-        ConversionError: if a field is missing, has a wrong type, or makes no valid config.
     """
     if architecture["num_labels"] < 2:
         raise ConversionError("The checkpoint has a single class, whose probability by softmax is 1 everywhere.")
@@ -210,12 +204,7 @@ def read_config(variant: Settings, architecture: dict[str, Any]) -> SegmenterCon
 
 
 def read_normalization(variant: Settings, distilled: bool) -> tuple[list[float], list[float]]:
-    """
-    Mean and standard deviation per channel of images scaled to 0..1.
-
-    Raises:
-        ConversionError: if `normalization` is unknown, or stated twice and differently.
-    """
+    """Mean and standard deviation per channel of images scaled to 0..1."""
     fields = ("dataset_kwargs.normalization", "net_kwargs.normalization")
     stated = {field: name for field in fields if (name := variant.get_text(field)) is not None}
     if len(set(stated.values())) > 1:
@@ -233,9 +222,6 @@ def read_normalization(variant: Settings, distilled: bool) -> tuple[list[float],
 def read_image_processor(variant: Settings, config: SegmenterConfig) -> SegmenterImageProcessorPil:
     """
     The image processor that repeats the original's evaluation in training: its resize, windows and normalisation.
-
-    Raises:
-        ConversionError: if a field is missing, has a wrong type, or makes no windows that cover an image.
     """
     dataset = DATASET_CONFIGS.get(variant.get_text("dataset_kwargs.dataset"))
     # A user's own classes under a data set's name do not imply that the label maps have that data set's offset.
@@ -248,17 +234,13 @@ def read_image_processor(variant: Settings, config: SegmenterConfig) -> Segmente
             f"`inference_kwargs.window_stride` ({window_stride}) of {VARIANT_FILE} must be at most "
             f"`inference_kwargs.window_size` ({window_size}), or pixels between the windows would have no label."
         )
-    image_mean, image_std = read_normalization(variant, config.use_distillation_token)
     max_ratio = DEFAULT_MAX_RATIO if dataset is None else dataset.max_ratio
     protocol = EvaluationProtocol(window_size, window_stride, shortest_edge=im_size, longest_edge=max_ratio * im_size)
-    return SegmenterImageProcessorPil(
+    return make_image_processor(
+        config,
+        *read_normalization(variant, config.use_distillation_token),
         **protocol.image_processor_settings,
-        resample=PILImageResampling.BILINEAR,
-        antialias=False,
         do_split_image=True,
-        patch_size=config.patch_size,
-        image_mean=image_mean,
-        image_std=image_std,
         do_reduce_labels=has_labels_of_dataset and dataset.reduce_labels,
     )
 
@@ -269,10 +251,6 @@ def load(source: Source) -> tuple[SegmenterForSemanticSegmentation, SegmenterIma
 
     Args:
         source (`Source`): Its `checkpoint.pth`, beside which lies `variant.yml`.
-
-    Raises:
-        ConversionError: if `variant.yml` is missing or unreadable, if weights are missing or left over, or if
-            `variant.yml` does not fit them.
     """
     variant_file = source.file.parent / VARIANT_FILE
     if not variant_file.is_file():

@@ -25,8 +25,8 @@ class OtherFile(NamedTuple):
 
 
 _FAILED_DOWNLOAD = "Did the download end on an error page?"
-# Of each kind how its files begin, after blanks and a byte order mark. A header of safetensors, whose first bytes are
-# a number, may begin with a few of these characters too, but never goes on with text.
+# How files of each kind begin, after blanks and a byte order mark. A header of safetensors, whose first bytes are a
+# number, may begin with a few of these characters too, but never goes on with text.
 _STARTS = [
     (rb"<(!doctype html|html|head|body|title|!--)", OtherFile("a web page", _FAILED_DOWNLOAD)),
     (rb"<(\?xml|!doctype|[a-z]{2,})", OtherFile("an XML document", _FAILED_DOWNLOAD)),

@@ -23,15 +23,13 @@ from .state_dict import list_names
 REPOSITORY_ID = re.compile(r"[\w.-]+/[\w.-]+")
 WEIGHTS_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".npz", ".safetensors")
 TRANSFORMERS_FILES = ("model.safetensors", "pytorch_model.bin")
-# Of several files of weights in a folder the first of these is meant.
+# The first of these that a folder has is the one that is meant.
 PREFERRED_FILES = ("checkpoint.pth", *TRANSFORMERS_FILES)
-# Names under which training scripts wrap a state dict; the original's and DeiT's is `model`.
+# Training scripts wrap a state dict under these names; the original and DeiT under `model`.
 WRAPPERS = ("state_dict", "model", "model_state_dict", "module")
-# Of the names in state dicts that were saved without unwrapping DistributedDataParallel.
-PARALLEL_PREFIX = "module."
-# What torch.compile, FSDP and activation checkpointing put into the names of what they wrap, a part of a model or all.
+# torch.compile, FSDP and activation checkpointing put these into the names of what they wrap, a model or a part of it.
 WRAPPED_PARTS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-# How many modules may be around a model, each with a prefix of its own, as in `module.model.net.`.
+# So many modules may be around a model, each with a prefix of its own, as in `module.model.net.`.
 MAX_PREFIXES = 8
 
 
@@ -74,23 +72,19 @@ class Source:
         for wrapper in WRAPPERS:
             if isinstance(contents, Mapping) and isinstance(contents.get(wrapper), Mapping):
                 contents = contents[wrapper]
-        # Under any other name, if there is one only: of several nobody but the user knows which.
-        state_dicts = (
-            [value for value in contents.values() if is_state_dict(value)] if isinstance(contents, dict) else []
-        )
+        # A single state dict under any other name is meant too. Of several only the user knows which.
+        values = contents.values() if isinstance(contents, dict) else []
+        state_dicts = [value for value in values if is_state_dict(value)]
         return state_dicts[0] if len(state_dicts) == 1 else contents
 
     @cached_property
     def state_dict(self) -> Mapping[str, torch.Tensor]:
-        """The tensors by name, without what training and [`prefix`] put before the names; empty if there are none."""
+        """The tensors by name, without what wrappers put into the names, and the prefix; empty if there are none."""
         contents = self.unwrapped
         if not isinstance(contents, Mapping) or not all(isinstance(name, str) for name in contents):
             return {}
         contents = strip_wrapped_parts(self.file, contents)
-        for prefix in (PARALLEL_PREFIX, self.prefix):
-            if has_prefix(contents, prefix):
-                contents = strip_prefix(self.file, contents, prefix)
-        return contents
+        return strip_prefix(self.file, contents, self.prefix) if self.prefix else contents
 
 
 def is_state_dict(value: Any) -> bool:
@@ -103,21 +97,11 @@ def is_state_dict(value: Any) -> bool:
     )
 
 
-def has_prefix(names: Iterable[str], prefix: str) -> bool:
-    """Whether there are names, and all start with `prefix`, which is not empty."""
-    names = list_weights(names)
-    return bool(names and prefix) and all(name.startswith(prefix) for name in names)
-
-
-def list_weights(names: Iterable[str]) -> list[str]:
-    """The names without that of the counter which torch's AveragedModel keeps beside the weights it has averaged."""
-    return [name for name in names if name != "n_averaged"]
-
-
 def list_prefixes(names: Iterable[str]) -> Iterator[str]:
     """What may be left out of names, since all begin with it: nothing, then one word after the other."""
     yield ""
-    common = os.path.commonprefix(list_weights(names))
+    # torch's AveragedModel keeps a counter beside the weights that it has averaged.
+    common = os.path.commonprefix([name for name in names if name != "n_averaged"])
     for separator in islice(re.finditer(r"[./]", common), MAX_PREFIXES):
         yield common[: separator.end()]
 
@@ -137,12 +121,7 @@ def strip_prefix(file: Path, state_dict: Mapping[str, torch.Tensor], prefix: str
 
 
 def find_weights_file(folder: Path) -> Path:
-    """
-    The file of weights in a folder.
-
-    Raises:
-        ConversionError: if there is none, or more than one and none has a name by which it is meant.
-    """
+    """The file of weights in a folder."""
     for name in PREFERRED_FILES:
         if (folder / name).is_file():
             return folder / name
@@ -155,12 +134,7 @@ def find_weights_file(folder: Path) -> Path:
 
 
 def fetch_repository(repo_id: str) -> Path:
-    """
-    The folder of a repository of the Hub, downloaded if it is not in the cache yet.
-
-    Raises:
-        ConversionError: if there is no such repository, or it cannot be reached.
-    """
+    """The folder of a repository of the Hub, downloaded if it is not in the cache yet."""
     try:
         with silence_libraries():
             folder = snapshot_download(repo_id, allow_patterns=["*.json", "*.safetensors"])
@@ -179,34 +153,27 @@ def read_source(path: str | Path, allow_missing_checksums: bool = False) -> Sour
         path (`str` or `Path`): A file of weights, or a folder that holds one; or the id of a repository of the Hub.
         allow_missing_checksums (`bool`, *optional*, defaults to `False`): Whether files of `torch.save` may be without
             checksums that could hold some.
-
-    Raises:
-        ConversionError: if there is no such file, or it is truncated or damaged, holds anything but tensors and
-            containers, or is no checkpoint at all.
     """
     if re.match(r"https?://", str(path)):
         raise ConversionError(f"{path} is an address. Download it and name the file, or pass --released NAME.")
     with refuse_os_errors(f"{path} cannot be read"):
-        return _read_source(Path(path), allow_missing_checksums)
+        path = Path(path)
+        if not path.exists():
+            if not REPOSITORY_ID.fullmatch(str(path)) or path.suffix in WEIGHTS_SUFFIXES:
+                raise MissingSource(f"{path} does not exist.")
+            path = fetch_repository(str(path))
+        if path.name == CONFIG_NAME and path.is_file():
+            path = path.parent
+        if not path.is_dir() and not path.is_file():
+            raise ConversionError(f"{path} is neither a file nor a folder.")
+        config_file = (path if path.is_dir() else path.parent) / CONFIG_NAME
+        if (path.is_dir() or path.name in TRANSFORMERS_FILES) and config_file.is_file():
+            config = load_json(config_file)
+            # timm's repositories have a file of that name too, in which there is no such field.
+            if "model_type" in config:
+                return Source(path, config_file, config, allow_missing_checksums=allow_missing_checksums)
+        file = find_weights_file(path) if path.is_dir() else path
+        return Source(path, file, load_weights(file, allow_missing_checksums), weights_files=[file])
 
 
-def _read_source(path: Path, allow_missing_checksums: bool) -> Source:
-    if not path.exists():
-        if not REPOSITORY_ID.fullmatch(str(path)) or path.suffix in WEIGHTS_SUFFIXES:
-            raise MissingSource(f"{path} does not exist.")
-        path = fetch_repository(str(path))
-    if path.name == CONFIG_NAME and path.is_file():
-        path = path.parent
-    if not path.is_dir() and not path.is_file():
-        raise ConversionError(f"{path} is neither a file nor a folder.")
-    config_file = (path if path.is_dir() else path.parent) / CONFIG_NAME
-    if (path.is_dir() or path.name in TRANSFORMERS_FILES) and config_file.is_file():
-        config = load_json(config_file)
-        # timm's repositories have a file of that name too, in which there is no such field.
-        if "model_type" in config:
-            return Source(path, config_file, config, allow_missing_checksums=allow_missing_checksums)
-    file = find_weights_file(path) if path.is_dir() else path
-    return Source(path, file, load_weights(file, allow_missing_checksums), weights_files=[file])
-
-
-__all__ = ["MissingSource", "TRANSFORMERS_FILES", "Source", "list_prefixes", "read_source", "strip_prefix"]
+__all__ = ["TRANSFORMERS_FILES", "MissingSource", "Source", "list_prefixes", "read_source", "strip_prefix"]

@@ -6,13 +6,16 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from transformers.image_utils import PILImageResampling
 
 from ..configuration_segmenter import SegmenterConfig
+from ..image_processing_pil_segmenter import SegmenterImageProcessorPil
 from ..modeling_segmenter import SegmenterForSemanticSegmentation, SegmenterPreTrainedModel
 from .errors import ConversionError
 
 
 MAX_LISTED_NAMES = 12
+PATCH_KERNEL = "segmenter.embeddings.patch_embeddings.projection.weight"
 # Types of 8 bits and less come with scales that are stored apart.
 WEIGHT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -89,20 +92,11 @@ class StateDictConverter:
             self.not_finite.append(old)
         return tensor
 
-    def _put(self, new: str, tensor: torch.Tensor):
-        self.converted[new] = tensor.contiguous()
-
-    def move(self, old: str, new: str):
-        """Renames one tensor."""
-        tensor = self._pop(old)
-        if tensor is not None:
-            self._put(new, tensor)
-
-    def move_with(self, old: str, new: str, function: Callable[[torch.Tensor], torch.Tensor]):
+    def move(self, old: str, new: str, function: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor):
         """Renames one tensor, changed by `function`."""
         tensor = self._pop(old)
         if tensor is not None:
-            self._put(new, function(tensor))
+            self.converted[new] = function(tensor).contiguous()
 
     def move_module(self, old: str, new: str):
         """Renames the weight and bias of a module."""
@@ -121,13 +115,11 @@ class StateDictConverter:
             )
         for name, part in zip(new, tensor.chunk(len(new)), strict=True):
             # The parts are copied, since files of safetensors cannot hold tensors that share memory.
-            self._put(name, part.clone())
+            self.converted[name] = part.clone()
 
     def transpose(self, old: str, new: str):
         """Renames a matrix that the source uses as `x @ W`: the weight of a linear layer is its transpose."""
-        tensor = self._pop(old)
-        if tensor is not None:
-            self._put(new, check_dimensions(old, tensor, 2).T)
+        self.move(old, new, lambda matrix: check_dimensions(old, matrix, 2).T)
 
     def drop_module(self, old: str):
         """Takes away the weight and bias of a module that our models have no use for, if they are there."""
@@ -143,13 +135,7 @@ class StateDictConverter:
         self.converted[new] = torch.zeros(shape)
 
     def finish(self, problem: str = "The weights do not have the expected names") -> dict[str, torch.Tensor]:
-        """
-        Returns the converted state dict.
-
-        Raises:
-            ConversionError: if a key was missing or is left over, `problem`, listing both; or if weights are no
-                numbers.
-        """
+        """Returns the converted state dict."""
         if self.missing or self.remaining:
             raise ConversionError(
                 f"{problem}: missing are {list_names(self.missing)}; left over are {list_names(self.remaining)}."
@@ -166,15 +152,12 @@ def architecture_of(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """
     What a state dict with our names says about its architecture: the fields of [`SegmenterConfig`] that are shapes,
     and, since a number of patches can be more than one grid, `num_patches` in place of `image_size`.
-
-    Raises:
-        ConversionError: if a tensor does not have the number of dimensions that its name implies.
     """
 
     def shape(name: str, num_dimensions: int) -> torch.Size:
         return check_dimensions(name, state_dict[name], num_dimensions).shape
 
-    patches = shape("segmenter.embeddings.patch_embeddings.projection.weight", 4)
+    patches = shape(PATCH_KERNEL, 4)
     positions = shape("segmenter.embeddings.position_embeddings", 3)
     distilled = "segmenter.embeddings.distillation_token" in state_dict
     architecture = {
@@ -205,17 +188,8 @@ def check_num_patches(
     name: str, field: str, size: tuple[int, int], architecture: dict[str, Any], are_whole: bool = False
 ):
     """
-    Compares a stated size of images with the position embeddings.
-
-    Args:
-        name (`str`): What states it.
-        field (`str`): Where it states it.
-        size (`(height, width)`): The size in pixels.
-        architecture (`dict[str, Any]`): What [`architecture_of`] returns.
-        are_whole (`bool`, *optional*, defaults to `False`): Whether the size must be a multiple of the patch size.
-
-    Raises:
-        ConversionError: if images of that size have another number of patches.
+    Refuses a size of images, `(height, width)` in pixels, as `field` of `name` states it, that does not fit the
+    position embeddings; with `are_whole`, also one that is no multiple of the patch size.
     """
     (height, width), patch_size = size, architecture["patch_size"]
     has_rest = are_whole and (height % patch_size or width % patch_size)
@@ -234,17 +208,8 @@ def make_config(
     **values: Any,
 ) -> SegmenterConfig:
     """
-    The config of a model.
-
-    Args:
-        problem (`str`): What an error begins with.
-        architecture (`dict[str, Any]`): What [`architecture_of`] returns.
-        image_size (`(height, width)`): Size in pixels that the position embeddings were trained for.
-        id2label (`dict[int, str]`, *optional*): The names of the labels, where they are known.
-        values (`Any`): Other fields.
-
-    Raises:
-        ConversionError: if they have a wrong type or do not fit together.
+    The config of a model: its architecture, the size `(height, width)` in pixels that the position embeddings were
+    trained for, the names of the labels, where they are known, and other fields. An error begins with `problem`.
     """
     values |= {name: value for name, value in architecture.items() if name != "num_patches"}
     if id2label is not None:
@@ -258,6 +223,20 @@ def make_config(
         raise ConversionError(f"{problem}: {' '.join(str(error).split())}") from error
 
 
+def make_image_processor(
+    config: SegmenterConfig, image_mean: list[float], image_std: list[float], **settings: Any
+) -> SegmenterImageProcessorPil:
+    """The image processor of a model, with these settings, that resizes as all sources do."""
+    return SegmenterImageProcessorPil(
+        resample=PILImageResampling.BILINEAR,
+        antialias=False,
+        patch_size=config.patch_size,
+        image_mean=image_mean,
+        image_std=image_std,
+        **settings,
+    )
+
+
 def build_model(
     config: SegmenterConfig,
     state_dict: dict[str, torch.Tensor],
@@ -265,9 +244,6 @@ def build_model(
 ) -> SegmenterPreTrainedModel:
     """
     The model of `config` with exactly the tensors of `state_dict` as its parameters; nothing is initialised or copied.
-
-    Raises:
-        ConversionError: if names or shapes differ from the model's, listing both sides.
     """
     with torch.device("meta"):
         model = model_class(config)
@@ -288,6 +264,7 @@ def build_model(
 
 
 __all__ = [
+    "PATCH_KERNEL",
     "StateDictConverter",
     "architecture_of",
     "build_model",
@@ -296,4 +273,5 @@ __all__ = [
     "count_layers",
     "list_names",
     "make_config",
+    "make_image_processor",
 ]

@@ -30,7 +30,7 @@ from .state_dict import architecture_of, list_names
 from .vision_transformer import NORMALIZATIONS, TIMM_NAMES
 
 
-# What stands before the name of a timm model where a source is asked for.
+# This stands before the name of a timm model where a source is asked for.
 NAME_PREFIX = "timm:"
 # The modules of timm whose models are Vision Transformers. The weights tell which of them are plain ones.
 MODULES = ("vision_transformer", "deit")
@@ -47,12 +47,7 @@ def recognise(source: Source) -> bool:
 
 
 def read_config(source: Source) -> Settings | None:
-    """
-    The `config.json` that timm's repositories have beside the weights, or `None` if there is none.
-
-    Raises:
-        ConversionError: if it cannot be read.
-    """
+    """The `config.json` that timm's repositories have beside the weights, or `None` if there is none."""
     file = source.file.parent / CONFIG_NAME
     values = load_json(file) if file.is_file() else {}
     if "architecture" not in values:
@@ -65,9 +60,6 @@ def check_layers(settings: Settings, architecture: dict[str, Any]) -> int | None
     """
     The number of layers that the `config.json` of a repository of timm states, itself or by the architecture's name;
     `None` if it does not.
-
-    Raises:
-        ConversionError: if the weights have another one.
     """
     field, stated = "model_args.depth", settings.get_count("model_args.depth")
     name = ARCHITECTURE.fullmatch(settings.get_text("architecture") or "")
@@ -85,9 +77,6 @@ def load(source: Source, options: EncoderOptions) -> Encoder:
     """
     Model and image processor of a state dict of timm or DeiT: a file, or a folder as downloaded from a repository of
     timm, whose `config.json` states the normalisation.
-
-    Raises:
-        ConversionError: if tensors are missing, left over or unreadable, or `options` do not fit them.
     """
     converted = convert_fused(source.state_dict, TIMM_NAMES, source.path)
     settings = read_config(source)
@@ -117,10 +106,6 @@ def load_named(name: str, options: EncoderOptions) -> Encoder:
     Args:
         name (`str`): Architecture and weights, as in `"vit_tiny_patch16_384.augreg_in21k_ft_in1k"`.
         options (`EncoderOptions`): What the user says.
-
-    Raises:
-        ConversionError: if timm is not installed, does not know the name, or cannot get the weights; or if the model
-            is not a plain Vision Transformer.
     """
     try:
         import timm
@@ -178,7 +163,7 @@ def first_line(error: Exception) -> str:
 def find_cached_files(pretrained_cfg: Mapping[str, Any]) -> list[Path]:
     """The file of weights that timm has in the cache of the Hub; none if it has them from elsewhere."""
     repo_id, _, revision = (pretrained_cfg.get("hf_hub_id") or "").partition("@")
-    # timm takes the first that is there.
+    # timm takes the first of these that is there.
     for name in TRANSFORMERS_FILES:
         file = try_to_load_from_cache(repo_id, name, revision=revision or None) if repo_id else None
         if isinstance(file, str):

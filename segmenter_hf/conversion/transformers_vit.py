@@ -40,7 +40,7 @@ OLDER_LAYER_NAMES = {
     "output.dense": "mlp.fc2",
 }
 LAYER_NAMES = {name: name for name in OLDER_LAYER_NAMES.values()}
-# Prefix of a layer's index, and the names of its parts.
+# What stands before a layer's index, and the names of its parts.
 NAMING_SCHEMES = (("layers.", LAYER_NAMES), ("encoder.layer.", OLDER_LAYER_NAMES))
 
 
@@ -50,12 +50,7 @@ def recognise(source: Source) -> bool:
 
 
 def load_weights(source: Source) -> Mapping[str, torch.Tensor]:
-    """
-    The tensors in a folder of transformers, under the names that its files have.
-
-    Raises:
-        ConversionError: if there are none, or files of them are missing or broken.
-    """
+    """The tensors in a folder of transformers, under the names that its files have."""
     folder = source.file.parent
     for name in TRANSFORMERS_FILES:
         index_file = folder / f"{name}.index.json"
@@ -67,12 +62,7 @@ def load_weights(source: Source) -> Mapping[str, torch.Tensor]:
 
 
 def load_shards(source: Source, index_file: Path) -> Mapping[str, torch.Tensor]:
-    """
-    The tensors of several files, beside which an index says in which of them each is.
-
-    Raises:
-        ConversionError: if the index is broken, or it names files that are not there, or not in its folder.
-    """
+    """The tensors of several files, beside which an index says in which of them each is."""
     settings = Settings(load_json(index_file), str(index_file))
     files = settings.get("weight_map")
     if not isinstance(files, dict) or not all(
@@ -90,14 +80,9 @@ def load_shards(source: Source, index_file: Path) -> Mapping[str, torch.Tensor]:
 
 def drop_heads(state_dict: Mapping[str, torch.Tensor], model_type: str, file: Path) -> Mapping[str, torch.Tensor]:
     """The tensors of the bare encoder, without the prefixes that those with a head, and wrappers, give its names."""
-    wrapper = next(
-        (
-            prefix
-            for prefix in list_prefixes(state_dict)
-            if any(f"{prefix}{model}embeddings.cls_token" in state_dict for model in ("", f"{model_type}."))
-        ),
-        "",
-    )
+    tokens = ("embeddings.cls_token", f"{model_type}.embeddings.cls_token")
+    prefixes = list_prefixes(state_dict)
+    wrapper = next((prefix for prefix in prefixes if any(prefix + token in state_dict for token in tokens)), "")
     # Beside the encoder there may be a head, and the token of masked patches, which nothing else uses.
     names = {
         name.removeprefix(f"{model_type}."): wrapper + name
@@ -108,12 +93,7 @@ def drop_heads(state_dict: Mapping[str, torch.Tensor], model_type: str, file: Pa
 
 
 def check_agreement(settings: Settings, architecture: dict[str, Any]):
-    """
-    Compares what `config.json` states, or leaves to defaults, with what the weights are.
-
-    Raises:
-        ConversionError: if anything differs, naming each field and both values.
-    """
+    """Compares what `config.json` states, or leaves to defaults, with what the weights are."""
     sizes = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_channels")
     differences = describe_differences(
         {field: (settings.get_count(field), architecture[field]) for field in sizes}
@@ -139,9 +119,6 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor], name: Any) -> dic
     Args:
         state_dict (`Mapping[str, torch.Tensor]`): The tensors of the bare model.
         name (`Any`): What errors call the source.
-
-    Raises:
-        ConversionError: if tensors are missing or left over.
     """
     converter = StateDictConverter(state_dict)
 
@@ -155,7 +132,7 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor], name: Any) -> dic
         for old, new in layer_names.items():
             old, new = f"{prefix}{index}.{old}", f"segmenter.layers.{index}.{new}"
             converter.move(f"{old}.weight", f"{new}.weight")
-            # Queries, keys and values may have none. If only some of them do, making the model finds that.
+            # Queries, keys and values may have no biases. If only some of them do, making the model finds that.
             if not new.endswith(("q_proj", "k_proj", "v_proj")) or f"{old}.bias" in state_dict:
                 converter.move(f"{old}.bias", f"{new}.bias")
     converter.move_module("layernorm", "segmenter.layernorm")
@@ -163,12 +140,7 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor], name: Any) -> dic
 
 
 def read_config(source: Source) -> Settings:
-    """
-    What `config.json` states, and what it leaves to the defaults of its model.
-
-    Raises:
-        ConversionError: if it is that of another model than a ViT or DeiT.
-    """
+    """What `config.json` states, and what it leaves to the defaults of its model."""
     model_type = source.contents.get("model_type")
     if model_type not in MODEL_TYPES:
         raise ConversionError(
@@ -191,9 +163,6 @@ def load(source: Source, options: EncoderOptions) -> Encoder:
     """
     Model and image processor of a folder of transformers with a ViT or a DeiT, whatever its head. Its own code, if it
     has any, is not run.
-
-    Raises:
-        ConversionError: if it holds another model, cannot be loaded, or `options` do not fit it.
     """
     settings = read_config(source)
     hidden_act = settings.get_text("hidden_act")

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from safetensors.torch import save_file
 from timm.models.deit import VisionTransformerDistilled
@@ -22,17 +21,6 @@ TOLERANCE = 1e-4
 
 VIT_MEAN_AND_STD = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 DEIT_MEAN_AND_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-# Arguments of `make_timm_model`, and the options that such a file needs.
-TIMM_SETTINGS = [
-    pytest.param({"patch_size": 8}, {}, id="patch_8"),
-    pytest.param({"patch_size": 32, "img_size": 96, "embed_dim": 128, "num_heads": 2}, {}, id="patch_32"),
-    pytest.param({"num_heads": 4, "mlp_ratio": 3.0}, {"num_attention_heads": 4}, id="heads_of_16"),
-    pytest.param({"embed_dim": 96, "num_heads": 3}, {"num_attention_heads": 3}, id="width_of_no_head"),
-    pytest.param({"embed_dim": 200, "num_heads": 4}, {"num_attention_heads": 4}, id="width_of_no_default_decoder"),
-    pytest.param({"qkv_bias": False, "depth": 3}, {}, id="no_qkv_bias"),
-    pytest.param({"distilled": True}, {}, id="distilled"),
-]
 
 
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -159,13 +147,3 @@ def assert_same_outputs(model: SegmenterModel, expected: torch.Tensor, pixel_val
     with torch.no_grad():
         last_hidden_state = model(pixel_values).last_hidden_state
     torch.testing.assert_close(last_hidden_state, expected, atol=TOLERANCE, rtol=0)
-
-
-class Touch:
-    """Creates a file where it is unpickled."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)

@@ -20,7 +20,6 @@ from segmenter_hf.conversion.sources import Source, read_source
 from tests.common import REPOSITORY, random_pixel_values
 from tests.conversion.encoder_checkpoints import (
     DEIT_MEAN_AND_STD,
-    TIMM_SETTINGS,
     VIT_MEAN_AND_STD,
     as_source,
     assert_same_outputs,
@@ -92,18 +91,38 @@ def test_other_formats_are_not_taken_for_encoders(names, file, wrapper):
     assert not any(FORMATS[name].is_encoder for name in formats_of(source))
 
 
+# Arguments of `make_timm_model`, and the options that such a file needs.
+TIMM_SETTINGS = [
+    pytest.param({"patch_size": 8}, {}, id="patch_8"),
+    pytest.param({"patch_size": 32, "img_size": 96, "embed_dim": 128, "num_heads": 2}, {}, id="patch_32"),
+    pytest.param({"num_heads": 4, "mlp_ratio": 3.0}, {"num_attention_heads": 4}, id="heads_of_16"),
+    pytest.param({"embed_dim": 96, "num_heads": 3}, {"num_attention_heads": 3}, id="width_of_no_head"),
+    pytest.param({"embed_dim": 200, "num_heads": 4}, {"num_attention_heads": 4}, id="width_of_no_default_decoder"),
+    pytest.param({"qkv_bias": False, "depth": 3}, {}, id="no_qkv_bias"),
+    pytest.param({"distilled": True}, {}, id="distilled"),
+]
+
+
+# MMSegmentation has no encoders with a distillation token, or without the biases.
 @pytest.mark.parametrize(
-    ("settings", "options"), [row for row in TIMM_SETTINGS if row.id not in ("distilled", "no_qkv_bias")]
+    ("name", "settings", "options"),
+    [
+        (name, *row.values)
+        for name in ("timm", "mmsegmentation-encoder")
+        for row in TIMM_SETTINGS
+        if name == "timm" or row.id not in ("distilled", "no_qkv_bias")
+    ],
 )
 @torch.no_grad()
-def test_mmsegmentation_encoder(settings, options, tmp_path):
+def test_sizes(name, settings, options):
     expected = make_timm_model(**settings)
-    source = read_source(write_pth(tmp_path / "vit.pth", to_mmsegmentation(expected.state_dict())))
-    assert formats_of(source) == ["mmsegmentation-encoder"]
-    model, image_processor = mmsegmentation.load_encoder(source, EncoderOptions(**options))
+    state_dict = expected.state_dict()
+    source = as_source(state_dict if name == "timm" else to_mmsegmentation(state_dict))
+    assert formats_of(source) == [name]
+    model, _ = FORMATS[name].load(source, EncoderOptions(**options, normalization="vit"))
+    assert model.config.num_attention_heads == settings.get("num_heads", 1)
     pixel_values = random_pixel_values(2, *expected.patch_embed.img_size)
     assert_same_outputs(model, expected.forward_features(pixel_values), pixel_values)
-    assert mean_and_std(image_processor) == VIT_MEAN_AND_STD
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from segmenter_hf.conversion.convert import load_checkpoint
 from segmenter_hf.conversion.formats import FORMATS, find_format
 from segmenter_hf.conversion.sources import read_source
 from tests.common import REPOSITORY, tiny_config
+from tests.conversion.encoder_checkpoints import formats_of
 from tests.conversion.mmsegmentation_checkpoints import make_mmsegmentation_checkpoint
 from tests.conversion.original_checkpoints import make_original_checkpoint
 
@@ -42,18 +43,10 @@ def test_content_tells_the_format_whatever_the_file_is_called(folder, file, name
     source = read_source(path)
     assert find_format(source) == name
     # Each is of one format only.
-    assert [name for name, format in FORMATS.items() if format.recognise(source)] == [name]
+    assert formats_of(source) == [name]
     model, _ = load_checkpoint(path)
     expected_class = SegmenterModel if FORMATS[name].is_encoder else SegmenterForSemanticSegmentation
     assert type(model) is expected_class
-
-
-@pytest.mark.parametrize("name", ["model", "state_dict"])
-def test_encoders_may_be_wrapped(name, tmp_path):
-    state_dict = dict(read_source(FIXTURES / "augreg" / "vit_patch16" / "timm.safetensors").state_dict)
-    torch.save({name: state_dict, "epoch": 3}, tmp_path / "deit.pth")
-    model, _ = load_checkpoint(tmp_path / "deit.pth")
-    assert torch.equal(model.embeddings.cls_token, state_dict["cls_token"])
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -301,10 +294,3 @@ def test_what_is_no_file_is_not_opened(tmp_path):
             load_checkpoint(path)
     with pytest.raises(ConversionError, match="is neither a file nor a folder"):
         load_checkpoint("/dev/null")
-
-
-def test_original_without_some_weights_says_which(tmp_path):
-    checkpoint = make_original_checkpoint()
-    del checkpoint.state_dict["encoder.cls_token"]
-    with pytest.raises(ConversionError, match=r"missing are encoder\.cls_token; left over are none"):
-        load_checkpoint(checkpoint.write(tmp_path))

@@ -3,7 +3,6 @@ Checkpoints of MMSegmentation: the fixtures, whose expected outputs MMSegmentati
 of other sizes, compared with a second implementation in `mmsegmentation_checkpoints`.
 """
 
-import logging
 import sys
 
 import numpy as np
@@ -14,7 +13,6 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
 from segmenter_hf.conversion import ConversionError, convert_checkpoint
 from segmenter_hf.conversion.convert import load_checkpoint
-from segmenter_hf.conversion.mmsegmentation import convert_state_dict
 from segmenter_hf.conversion.safe_loading import load_torch_file
 from segmenter_hf.data.labels import load_label_set
 from tests.common import REPOSITORY, random_pixel_values
@@ -33,10 +31,6 @@ BACKENDS = ("torchvision", "pil")
 # float32 sums taken in another order (queries, keys and values by one projection or by three) differ by some 1e-6 in
 # models this small.
 LOGITS_TOLERANCE = 1e-5
-
-
-def warnings_of(caplog) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def refusal(source, **kwargs) -> str:
@@ -272,34 +266,6 @@ def test_either_flag_of_the_preprocessor_swaps_channels(tmp_path):
     assert image_processor.image_mean == pytest.approx([120 / 255, 110 / 255, 100 / 255])
 
 
-@pytest.mark.parametrize("release", [0, 1])
-@pytest.mark.parametrize("is_zip", [True, False])
-def test_files_of_both_kinds_of_serialisation(release, is_zip, tmp_path):
-    checkpoint = make_mmsegmentation_checkpoint(release)
-    source = checkpoint.write(tmp_path, _use_new_zipfile_serialization=is_zip)
-    assert (source / "checkpoint.pth").read_bytes().startswith(b"PK") == is_zip
-    model, _ = load_checkpoint(source)
-    assert torch.equal(model.decoder.class_embeddings, checkpoint.state_dict["decode_head.cls_emb"])
-    assert model.config.id2label[6] == "thing 6"
-
-
-def test_half_precision_becomes_float32(tmp_path):
-    checkpoint = make_mmsegmentation_checkpoint()
-    checkpoint.state_dict = {name: weight.half() for name, weight in checkpoint.state_dict.items()}
-    model, _ = load_checkpoint(checkpoint.write(tmp_path))
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-
-
-def test_state_dict_of_the_source_is_not_changed():
-    state_dict = make_mmsegmentation_checkpoint().state_dict
-    names = list(state_dict)
-    converted = convert_state_dict(state_dict)
-    assert list(state_dict) == names
-    query, key, value = state_dict["backbone.layers.1.attn.attn.in_proj_weight"].chunk(3)
-    for name, weight in (("q_proj", query), ("k_proj", key), ("v_proj", value)):
-        assert torch.equal(converted[f"segmenter.layers.1.attention.{name}.weight"], weight)
-
-
 # What is in the weights
 
 
@@ -316,16 +282,12 @@ def test_weights_that_only_training_needs_are_dropped(tmp_path):
     [
         (
             "backbone.ln1.",
-            "decode_head.extra.weight",
-            "missing are backbone.ln1.bias, backbone.ln1.weight; left over are",
+            "decode_head.extra",
+            "missing are backbone.ln1.bias, backbone.ln1.weight; left over are de",
         ),
         ("backbone.layers.1.", "", "missing are backbone.layers.1."),
         ("backbone.layers.1.attn.attn.in_proj_bias", "", "missing are backbone.layers.1.attn.attn.in_proj_bias; left"),
-        (
-            "decode_head.layers.0.attn.attn.out_proj.bias",
-            "",
-            "missing are decode_head.layers.0.attn.attn.out_proj.bias",
-        ),
+        ("decode_head.layers.0.attn.attn.out_proj.bias", "", "missing are decode_head.layers.0.attn.attn.out_proj.b"),
         ("decode_head.patch_proj", "", "missing are decode_head.patch_proj.weight; left over are none"),
         ("", "backbone.ln_pre.weight", "missing are none; left over are backbone.ln_pre.weight"),
         ("", "decode_head.conv_cat.conv.weight", "left over are decode_head.conv_cat.conv.weight"),
@@ -353,8 +315,6 @@ def test_every_key_is_accounted_for(missing, extra, message, tmp_path):
         ("backbone.patch_embed.projection.weight", torch.zeros(64, 4, 16, 16), "`model.backbone.in_channels` is 3"),
         ("backbone.pos_embed", torch.zeros(1, 26, 64), "position embeddings for 25 patches"),
         ("backbone.cls_token", torch.ones(1).expand(10**9, 10**9), "should be a weight"),
-        ("backbone.cls_token", torch.zeros(1, 1, 64, dtype=torch.int64), "should be a weight"),
-        ("backbone.cls_token", "text", "should be a weight"),
     ],
 )
 def test_weights_of_wrong_shapes_are_refused(name, weight, message, tmp_path):
@@ -434,7 +394,7 @@ def test_labels_and_palette_are_the_checkpoints(release, tmp_path, caplog):
     model, _ = load_checkpoint(make_mmsegmentation_checkpoint(release, num_classes=3).write(tmp_path))
     assert model.config.id2label == {0: "thing 0", 1: "thing 1", 2: "thing 2"}
     assert model.config.palette == [[0, 255, 0], [1, 254, 0], [2, 253, 0]]
-    assert not warnings_of(caplog)
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize(
@@ -454,7 +414,7 @@ def test_labels_of_a_data_set(dataset_type, label_set, tmp_path, caplog):
     model, _ = load_checkpoint(checkpoint.write(tmp_path))
     assert model.config.id2label == label_set.id2label
     assert model.config.palette == [list(colour) for colour in label_set.palette]
-    assert not warnings_of(caplog)
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize("release", [0, 1])
@@ -473,7 +433,7 @@ def test_labels_that_are_not_known_are_numbered_with_one_warning(release, meta, 
     model, _ = load_checkpoint(checkpoint.write(tmp_path))
     assert model.config.id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
     assert model.config.palette is None
-    (message,) = warnings_of(caplog)
+    (message,) = caplog.messages
     assert "LABEL_0 to LABEL_2" in message and "'ADE20KDataset'" in message
 
 
@@ -586,7 +546,7 @@ def test_resizing(resize, size, tmp_path, caplog):
     assert image_processor.do_resize is (size is not None)
     if size is not None:
         assert image_processor.to_dict()["size"] == size
-    assert not warnings_of(caplog)
+    assert not caplog.messages
 
 
 def test_pipelines_are_looked_up_where_tests_take_them_from(tmp_path):
@@ -602,7 +562,7 @@ def test_what_is_not_repeated_is_said(tmp_path, caplog):
     checkpoint.config["test_pipeline"].insert(2, {"type": "ResizeToMultiple", "size_divisor": 32})
     checkpoint.config["model"]["data_preprocessor"]["test_cfg"] = {"size_divisor": 32}
     load_checkpoint(checkpoint.write(tmp_path))
-    (message,) = warnings_of(caplog)
+    (message,) = caplog.messages
     assert "ResizeToMultiple, padding by `data_preprocessor.test_cfg`" in message
 
 
@@ -646,27 +606,15 @@ REFUSED = [
     (f"{BACKBONE}.patch_pad", 0, "`model.backbone.patch_pad` of the config must be 'corner', got 0"),
     (f"{BACKBONE}.qkv_bias", False, "`model.backbone.qkv_bias` is False, but the weights say True"),
     (f"{BACKBONE}.num_heads", 5, "`hidden_size` (64) must be a multiple of `num_attention_heads` (5)"),
-    (
-        f"{BACKBONE}.num_heads",
-        True,
-        "`model.backbone.num_heads` of the config must be a positive integer up to 1000000, got True",
-    ),
+    (f"{BACKBONE}.num_heads", True, "`model.backbone.num_heads` of the config must be a positive integer up to 10000"),
     (f"{BACKBONE}.img_size", (128, 64), "`model.backbone.img_size` is 128 x 64, but the weights have position"),
     (f"{BACKBONE}.img_size", (-64, -64), "`model.backbone.img_size` of the config must be a height and a width"),
     (f"{BACKBONE}.out_indices", 0, "`model.backbone.out_indices` [0]"),
     (f"{BACKBONE}.with_cls_token", False, "`model.backbone.with_cls_token` of the config must be True, got False"),
     (f"{BACKBONE}.interpolate_mode", "nearest", "must be bilinear or bicubic, got 'nearest'"),
-    (
-        f"{BACKBONE}.norm_cfg",
-        {"type": "LN", "eps": -1},
-        "`model.backbone.norm_cfg.eps` of the config must be at least",
-    ),
+    (f"{BACKBONE}.norm_cfg", {"eps": -1}, "`model.backbone.norm_cfg.eps` of the config must be at least"),
     (f"{BACKBONE}.drop_path_rate", 1.5, "`drop_path_rate` must be at least 0 and below 1, got 1.5"),
-    (
-        f"{BACKBONE}.drop_rate",
-        "none",
-        "`model.backbone.drop_rate` of the config must be a number of usual size, got 'none'",
-    ),
+    (f"{BACKBONE}.drop_rate", "none", "`model.backbone.drop_rate` of the config must be a number of usual size, got"),
     ("model.test_cfg", None, "`model.test_cfg.mode` of the config must be 'slide' or 'whole', got None"),
     ("model.test_cfg.stride", (65, 48), "`model.test_cfg.stride` of the config must be at most `crop_size` (64, 64)"),
     ("model.test_cfg.stride", None, "lacks `model.test_cfg.stride`"),
@@ -675,11 +623,7 @@ REFUSED = [
     ("model.data_preprocessor.std", [0, 1, 1], "`std` of the config must be greater than 0, got [0, 1, 1]"),
     ("model.data_preprocessor.mean", [127.5], "`mean` of the config must be a number for each of three channels"),
     ("test_pipeline", [{"type": "Resize", "scale_factor": 2}], "must be one width and height in pixels, got None"),
-    (
-        "test_pipeline",
-        [{"type": "Resize", "scale": (9, 9), "interpolation": "area"}],
-        "must be 'bilinear', got 'area'",
-    ),
+    ("test_pipeline", [{"type": "Resize", "interpolation": "area"}], "must be 'bilinear', got 'area'"),
 ]
 
 

@@ -16,7 +16,6 @@ from segmenter_hf.conversion.sources import read_source
 from tests.common import random_pixel_values
 from tests.conversion.encoder_checkpoints import (
     DEIT_MEAN_AND_STD,
-    TIMM_SETTINGS,
     TOLERANCE,
     VIT_MEAN_AND_STD,
     as_source,
@@ -24,31 +23,8 @@ from tests.conversion.encoder_checkpoints import (
     formats_of,
     make_timm_model,
     mean_and_std,
-    write_pth,
     write_timm_folder,
 )
-
-
-@pytest.mark.parametrize(("settings", "options"), TIMM_SETTINGS)
-@pytest.mark.parametrize("container", ["pth", "model", "parallel", "safetensors"])
-@torch.no_grad()
-def test_timm(settings, options, container, tmp_path):
-    expected = make_timm_model(**settings)
-    state_dict = expected.state_dict()
-    if container == "safetensors":
-        save_file(state_dict, tmp_path / "a.safetensors")
-        source = read_source(tmp_path / "a.safetensors")
-    elif container == "parallel":
-        names = {f"module.{name}": tensor for name, tensor in state_dict.items()}
-        source = read_source(write_pth(tmp_path / "a.pth", {"state_dict": names, "epoch": 3}))
-    else:
-        contents = {"model": state_dict} if container == "model" else state_dict
-        source = read_source(write_pth(tmp_path / "a.pth", contents))
-    assert formats_of(source) == ["timm"]
-    model, _ = timm.load(source, EncoderOptions(**options))
-    assert model.config.num_attention_heads == settings.get("num_heads", 1)
-    pixel_values = random_pixel_values(2, *expected.patch_embed.img_size)
-    assert_same_outputs(model, expected.forward_features(pixel_values), pixel_values)
 
 
 STATISTICS = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
@@ -153,13 +129,6 @@ def test_layer_before_the_classifier_is_dropped():
     state_dict |= {"pre_logits.fc.weight": torch.zeros(64, 64), "pre_logits.fc.bias": torch.zeros(64)}
     model, _ = timm.load(as_source(state_dict), EncoderOptions())
     assert not [name for name in model.state_dict() if "pre_logits" in name]
-
-
-def test_half_precision_becomes_float32(tmp_path):
-    state_dict = {name: tensor.half() for name, tensor in make_timm_model().state_dict().items()}
-    model, _ = timm.load(read_source(write_pth(tmp_path / "a.pth", state_dict)), EncoderOptions())
-    assert {weight.dtype for weight in model.state_dict().values()} == {torch.float32}
-    assert torch.equal(model.embeddings.cls_token, state_dict["cls_token"].float())
 
 
 TIMM_NAME = "vit_tiny_patch16_384.augreg_in21k_ft_in1k"
