@@ -183,14 +183,13 @@ def push(args: argparse.Namespace, row, model):
     """
     from huggingface_hub import HfApi
 
-    from segmenter_hf.hub.client import make_manifest, push_folder
+    from segmenter_hf.hub.client import push_folder
     from segmenter_hf.hub.figures import published_figures
     from segmenter_hf.hub.repository import write_card_and_licence
 
     if row is not None:
         write_card_and_licence(args.output_dir, row, args.repo_id, "main", published_figures(row), model)
-    manifest = make_manifest(args.output_dir)
-    uploaded = push_folder(HfApi(), args.output_dir, args.repo_id, manifest, private=args.private)
+    uploaded = push_folder(HfApi(), args.output_dir, args.repo_id, private=args.private)
     print(f"{args.repo_id}: {len(uploaded)} files uploaded")
 
 

@@ -79,9 +79,7 @@ def format_manifest(repo_id: str, manifest: list[ManifestEntry]) -> str:
     return "\n".join([*lines, *(f"  {entry.sha256}  {entry.size:>13,}  {entry.path}" for entry in manifest)])
 
 
-def list_differences(
-    folder: Path, manifest: list[ManifestEntry], remote: Mapping[str, RepoFile]
-) -> list[ManifestEntry]:
+def list_differences(folder: Path, remote: Mapping[str, RepoFile]) -> list[ManifestEntry]:
     """The files of a folder that the Hub does not have, or has with another content."""
 
     def is_same(entry: ManifestEntry, file: RepoFile | None) -> bool:
@@ -91,7 +89,7 @@ def list_differences(
             return file.lfs.sha256 == entry.sha256
         return file.blob_id == git_hash((folder / entry.path).read_bytes())
 
-    return [entry for entry in manifest if not is_same(entry, remote.get(entry.path))]
+    return [entry for entry in make_manifest(folder) if not is_same(entry, remote.get(entry.path))]
 
 
 def call_hub(action: str, function: Callable[..., Answer], *args: Any, **kwargs: Any) -> Answer:
@@ -115,7 +113,8 @@ def call_hub(action: str, function: Callable[..., Answer], *args: Any, **kwargs:
                 seconds = find_wait(error, usual_wait)
                 if seconds is None:
                     raise
-                logger.warning("%s failed (%s). Trying again in %.0f seconds.", action, describe(error), seconds)
+                reason = describe(*list_causes(error))
+                logger.warning("%s failed (%s). Trying again in %.0f seconds.", action, reason, seconds)
             sleep(seconds)
         return function(*args, **kwargs)
 
@@ -128,12 +127,12 @@ def find_wait(error: HTTPError, usual_wait: float) -> float | None:
     if response.status_code not in TEMPORARY_STATUSES:
         return None
     limit, retry_after = parse_ratelimit_headers(response.headers), response.headers.get("Retry-After", "")
-    asked = usual_wait
+    wait = usual_wait
     if limit is not None and limit.remaining == 0:
-        asked = limit.reset_in_seconds + 1
+        wait = limit.reset_in_seconds + 1
     elif retry_after.isdigit():
-        asked = int(retry_after) + 1
-    return asked if asked <= LONGEST_WAIT_SECONDS else None
+        wait = int(retry_after) + 1
+    return wait if wait <= LONGEST_WAIT_SECONDS else None
 
 
 @contextmanager
@@ -149,41 +148,38 @@ def explaining(action: str) -> Iterator[None]:
         yield
     # Uploads wrap errors of the connection in a RuntimeError. A card that the Hub does not accept is a ValueError.
     except (HTTPError, OSError, RuntimeError, ValueError) as error:
-        responses = (getattr(cause, "response", None) for cause in iterate_causes(error))
-        response = next((response for response in responses if response is not None), None)
+        *_, last = causes = list_causes(error)
+        status = 401 if isinstance(error, LocalTokenNotFoundError) else None
         # Storage behind the Hub knows no tokens, and refuses addresses that have expired.
-        is_from_hub = response is not None and "authorization" in response.request.headers
-        if isinstance(error, LocalTokenNotFoundError) or (is_from_hub and response.status_code == 401):
+        if isinstance(last, HfHubHTTPError) and "authorization" in last.response.request.headers:
+            status = last.response.status_code
+        if status == 401:
             raise AccessError(
                 f"{action} was refused (status 401): the Hub does not know the token, or there is none. Log in with "
                 "`hf auth login`, or set HF_TOKEN, to a token that may write."
             ) from error
-        if is_from_hub and response.status_code == 403:
-            reasons = [reason for cause in iterate_causes(error) if (reason := getattr(cause, "server_message", None))]
+        if status == 403:
             raise AccessError(
                 f"{action} was refused (status 403): the token may not do this. It must have write access to the "
                 "repositories and collections of the organisation, whose member its owner must be "
-                "(https://huggingface.co/settings/tokens)." + "".join(f" The Hub says: {each}" for each in reasons[:1])
+                "(https://huggingface.co/settings/tokens)."
+                + (f" The Hub says: {last.server_message}" if last.server_message else "")
             ) from error
-        raise PushError(f"{action} failed: {describe(error)}") from error
+        raise PushError(f"{action} failed: {describe(*causes)}") from error
 
 
-def iterate_causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it was raised from."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+def list_causes(error: BaseException) -> list[BaseException]:
+    """An error and what it was raised from, up to the answer of a server, if there is one."""
+    causes = [error]
+    while not isinstance(causes[-1], HfHubHTTPError) and (cause := causes[-1].__cause__ or causes[-1].__context__):
+        causes.append(cause)
+    return causes
 
 
-def describe(error: BaseException) -> str:
-    """An error and its causes in one line, with addresses that may be signed cut at their query."""
-    texts = []
-    for cause in iterate_causes(error):
-        texts.append(re.sub(r"\?\S+| For more information check: \S+", "", " ".join(str(cause).split())))
-        # What this was raised from says the same once more.
-        if isinstance(cause, HfHubHTTPError):
-            break
-    return ": ".join(dict.fromkeys(text for text in texts if text)) or type(error).__name__
+def describe(*causes: BaseException) -> str:
+    """Errors in one line, with addresses that may be signed cut at their query."""
+    texts = [re.sub(r"\?\S+| For more information check: \S+", "", " ".join(str(each).split())) for each in causes]
+    return ": ".join(dict.fromkeys(text for text in texts if text)) or type(causes[0]).__name__
 
 
 def check_access(api: HfApi, org: str | None = None) -> str:
@@ -222,16 +218,16 @@ def list_remote_files(api: HfApi, repo_id: str, revision: str) -> dict[str, Repo
 
 
 def has_tag(api: HfApi, repo_id: str, tag: str) -> bool:
-    """Whether there is a repository, with that tag."""
+    """Whether there is a repository with that tag."""
     return call_hub(f"Reading {repo_id}", api.revision_exists, repo_id, tag)
 
 
-def check_tag(api: HfApi, folder: Path, repo_id: str, manifest: list[ManifestEntry], tag: str):
+def check_tag(api: HfApi, folder: Path, repo_id: str, tag: str):
     """
     Raises:
         PushError: if a tag has other contents than the files of a folder.
     """
-    different = list_differences(folder, manifest, list_remote_files(api, repo_id, tag))
+    different = list_differences(folder, list_remote_files(api, repo_id, tag))
     if different:
         raise PushError(
             f"{repo_id} has the tag {tag} already, with other contents: {[entry.path for entry in different]}. What "
@@ -243,7 +239,6 @@ def push_folder(
     api: HfApi,
     folder: Path,
     repo_id: str,
-    manifest: list[ManifestEntry],
     tag: str | None = None,
     private: bool | None = False,
     title: str | None = None,
@@ -254,9 +249,8 @@ def push_folder(
 
     Args:
         api (`HfApi`): The client.
-        folder (`Path`): Where the files are.
+        folder (`Path`): The files; those in folders inside it are none.
         repo_id (`str`): The repository.
-        manifest (`list[ManifestEntry]`): Which files.
         tag (`str`, *optional*): The tag.
         private (`bool`, *optional*, defaults to `False`): Whether a new repository is private; `None` for what the
             organisation has set.
@@ -271,27 +265,28 @@ def push_folder(
     """
     call_hub(f"Creating {repo_id}", api.create_repo, repo_id, private=private, exist_ok=True)
     if tag is not None and has_tag(api, repo_id, tag):
-        check_tag(api, folder, repo_id, manifest, tag)
+        check_tag(api, folder, repo_id, tag)
         return []
     commit = call_hub(f"Reading {repo_id}", api.model_info, repo_id, revision="main").sha
     remote = list_remote_files(api, repo_id, commit)
-    others = sorted(remote.keys() - {entry.path for entry in manifest})
+    names = [path.name for path in folder.iterdir() if path.is_file()]
+    others = sorted(remote.keys() - set(names))
     if others:
         logger.warning("%s has files that are not part of the model, which are left alone: %s.", repo_id, others)
-    different = list_differences(folder, manifest, remote)
+    different = list_differences(folder, remote)
     if different:
         with explaining(f"Uploading {repo_id}"):
             commit = api.upload_folder(
                 repo_id=repo_id,
                 folder_path=folder,
-                allow_patterns=[glob.escape(entry.path) for entry in manifest],
+                allow_patterns=[glob.escape(name) for name in names],
                 commit_message=title or "Upload the converted checkpoint" + (f" ({tag})" if tag else ""),
             ).oid
     if tag is not None:
         # This comes last, so that what has the tag is complete.
         call_hub(f"Tagging {repo_id}", api.create_tag, repo_id, tag=tag, revision=commit, exist_ok=True)
         # It may be somebody else's that came in between, which is left as it is.
-        check_tag(api, folder, repo_id, manifest, tag)
+        check_tag(api, folder, repo_id, tag)
     return different
 
 

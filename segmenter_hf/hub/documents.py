@@ -9,16 +9,11 @@ from typing import Any
 
 import yaml
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HTTPError
 from huggingface_hub.repocard import metadata_load
 
 from ..conversion.convert import CARD_FILE
 from ..outputs import refuse_unwritable, replacing_file
-
-
-try:  # The HTTP client of huggingface_hub changed its name.
-    import httpx2 as httpx
-except ImportError:
-    import httpx
 
 
 logger = logging.getLogger(__name__)
@@ -27,7 +22,7 @@ logger = logging.getLogger(__name__)
 DOCUMENT_NAME = re.compile(
     r"([\w.-]+[_-])?(licen[cs]es?|notices?|copying|copyright|patents|use[_-]policy)([._-][\w.-]*)?", re.IGNORECASE
 )
-# Files that may be called alike, and are none.
+# Files with these endings may be called alike, and are none.
 OTHER_SUFFIXES = {
     ".bin",
     ".h5",
@@ -42,17 +37,11 @@ OTHER_SUFFIXES = {
     ".yaml",
     ".yml",
 }
-# Of the files in the cache of the Hub, to which the names in its folders are links.
+# The cache of the Hub has files of these names, to which those in its folders are links.
 BLOB_NAME = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
-# Names of documents as the Hub takes them, to whom upper and lower case differ.
-HUB_PATTERNS = [
-    CARD_FILE,
-    *(
-        f"*{name}*"
-        for word in ("licen?e", "notice", "copying", "copyright", "patents", "use?policy")
-        for name in (word, word.upper(), word.capitalize())
-    ),
-]
+# The Hub tells upper and lower case apart.
+WORDS = ("licen?e", "notice", "copying", "copyright", "patents", "use?policy")
+HUB_PATTERNS = [CARD_FILE, *(f"*{name}*" for word in WORDS for name in (word, word.upper(), word.capitalize()))]
 HUB_IGNORED = ["*/*", *(f"*{suffix}" for suffix in sorted(OTHER_SUFFIXES))]
 
 
@@ -73,10 +62,9 @@ def read_documents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in files}
 
 
-def read_metadata(folder: Path) -> dict[str, Any]:
-    """The metadata of the card in a folder; none if there is no card, or one that cannot be read."""
-    file = folder / CARD_FILE
-    if not file.is_file():
+def read_metadata(folder: Path | None) -> dict[str, Any]:
+    """The metadata of the card in a folder, if there is one; none if there is no card, or one that cannot be read."""
+    if folder is None or not (file := folder / CARD_FILE).is_file():
         return {}
     try:
         return metadata_load(file) or {}
@@ -96,8 +84,8 @@ def fetch_documents(
     settings = {"revision": revision, "cache_dir": cache_dir, "token": token}
     try:
         return Path(snapshot_download(repo_id, allow_patterns=HUB_PATTERNS, ignore_patterns=HUB_IGNORED, **settings))
-    # They are those of the connection, of the Hub, and of its client's cache.
-    except (httpx.HTTPError, OSError, ValueError) as error:
+    # The connection, the Hub and the cache of its client each fail in their own way.
+    except (HTTPError, OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         logger.warning("The card and licence of %s cannot be read: %s", repo_id, reason)
         return None

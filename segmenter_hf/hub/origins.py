@@ -1,8 +1,9 @@
 """What a model was made from: the weights that training started from and the data, as far as a card may tell."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,15 @@ from ..conversion.released import ReleasedCheckpoint, find_released, is_released
 from ..conversion.timm import NAME_PREFIX as TIMM_PREFIX
 from ..redaction import base_name, is_hub_id, public_name
 from .card_facts import HUB_URL, PRETRAINED_WEIGHTS, SOURCES, link_repository
-from .documents import (
-    fetch_documents,
-    is_own_file,
-    read_documents,
-    read_metadata,
-    save_documents,
-)
+from .documents import fetch_documents, is_own_file, read_documents, read_metadata, save_documents
 from .markdown import as_code
 
 
 LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 OTHER_LICENCE = "other"
-# What the metadata calls other licences that have no name, and where there is none.
+# The metadata calls other licences so that have no name, and what nothing is known of.
 UNNAMED_LICENCE, UNKNOWN_LICENCE = "terms-of-the-starting-weights", "unknown"
-# A folder in the cache of the Hub, with the repository and the commit that it is of.
+# Folders in the cache of the Hub name the repository and the commit that they are of.
 SNAPSHOT = re.compile(r"/models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})(/|$)")
 # How cards of this package name their repository, in their snippets.
 CARD_REPOSITORY = re.compile(r'^repo_id = "([\w.-]+/[\w.-]+)"$', re.MULTILINE)
@@ -50,6 +45,9 @@ class Terms:
     @property
     def is_known(self) -> bool:
         return self.name != UNKNOWN_LICENCE
+
+
+UNKNOWN_TERMS = Terms(OTHER_LICENCE, UNKNOWN_LICENCE)
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,10 @@ class StartingWeights:
 
 
 def find_starting_weights(
-    name: str | None, is_from_scratch: bool | None = None, documents: Path | None = None
+    name: str | None,
+    is_from_scratch: bool | None = None,
+    revision: str | None = None,
+    fetch: Callable[[str, str | None], Path | None] = lambda repo_id, revision: None,
 ) -> StartingWeights | None:
     """
     The weights of a name as the training scripts take it: a released checkpoint's, `timm:NAME`, a Hub id, or a path,
@@ -96,8 +97,9 @@ def find_starting_weights(
     Args:
         name (`str`, *optional*): The name.
         is_from_scratch (`bool`, *optional*): Whether there are none.
-        documents (`Path`, *optional*): Where card, notices and licences of a repository on the Hub are, which is not
-            asked here. See [`load_starting_weights`].
+        revision (`str`, *optional*): The revision of a repository on the Hub.
+        fetch (`Callable`, *optional*): Where card, notices and licences of a repository, and a revision, on the Hub
+            are. By default the Hub is not asked. See [`load_starting_weights`].
 
     Returns:
         [`StartingWeights`], or `None` where nothing is known.
@@ -113,12 +115,17 @@ def find_starting_weights(
     if is_released(name):
         return _find_released(find_released(name))
     if name.startswith(TIMM_PREFIX):
-        return _find_timm(name, documents)
-    repository = find_repository(name)
-    if repository is not None:
-        # Of a folder in the cache, what is there.
-        return _find_on_hub(repository[0], documents or (folder_of(name) if Path(name).exists() else None))
-    return _find_on_disk(Path(name))
+        return _find_timm(name, fetch)
+    repo_id, commit = find_repository(name)
+    if repo_id is None:
+        return _find_on_disk(Path(name))
+    # A folder in the cache is of a commit, whatever revision is asked for.
+    revision = commit or revision
+    folder = fetch(repo_id, revision) or (folder_of(name) if Path(name).exists() else None)
+    weights = _find_on_hub(repo_id, folder)
+    if revision in (None, "main"):
+        return weights
+    return replace(weights, description=f"{weights.description}, revision {as_code(revision)}")
 
 
 def load_starting_weights(
@@ -128,43 +135,21 @@ def load_starting_weights(
     As [`find_starting_weights`], of a run that starts from scratch without a name, with what their repository on the
     Hub says, if they have one and it can be read.
     """
-    documents = None
-    if name is not None and name.startswith(TIMM_PREFIX):
-        settings = find_timm_settings(name)
-        if settings is not None and is_hub_id(settings.hf_hub_id):
-            documents = fetch_documents(settings.hf_hub_id, None, cache_dir, token)
-    elif name is not None and not is_released(name):
-        repository = find_repository(name)
-        if repository is not None:
-            documents = fetch_documents(repository[0], repository[1] or revision, cache_dir, token)
-        # A folder in the cache is of a commit, whatever revision is asked for.
-        if repository is not None and (revision := repository[1] or revision) not in (None, "main"):
-            weights = find_starting_weights(name, documents=documents)
-            return replace(weights, description=f"{weights.description}, revision {as_code(revision)}")
-    return find_starting_weights(name, name is None, documents)
+    fetch = partial(fetch_documents, cache_dir=cache_dir, token=token)
+    return find_starting_weights(name, name is None, revision, fetch)
 
 
-def find_repository(name: str) -> tuple[str, str | None] | None:
-    """The id on the Hub of a name, and the commit, if it is a folder in the cache of the Hub; `None` of another."""
+def find_repository(name: str) -> tuple[str | None, str | None]:
+    """The id of a name on the Hub, if it has one, and the commit, if it is a folder in the cache of the Hub."""
     match = SNAPSHOT.search(Path(name).absolute().as_posix())
     if match is not None:
         return f"{match[1]}/{match[2]}", match[3]
-    return (name, None) if is_hub_id(name) else None
+    return (name if is_hub_id(name) else None), None
 
 
 def folder_of(name: str | Path) -> Path:
     """Where card, notices and licences of weights in a folder or file are."""
     return Path(name) if Path(name).is_dir() else Path(name).parent
-
-
-def find_timm_settings(name: str) -> Any:
-    """What timm knows of the weights that it calls so, after `timm:`; `None` where it knows nothing."""
-    try:
-        from timm.models import get_pretrained_cfg
-
-        return get_pretrained_cfg(name.removeprefix(TIMM_PREFIX))
-    except (ImportError, RuntimeError, ValueError):
-        return None
 
 
 def _find_released(row: ReleasedCheckpoint) -> StartingWeights:
@@ -179,22 +164,25 @@ def _find_released(row: ReleasedCheckpoint) -> StartingWeights:
     return StartingWeights(text, weights.base_model, citations, Terms(row.licence), documents)
 
 
-def _find_timm(name: str, documents: Path | None) -> StartingWeights:
-    settings = find_timm_settings(name)
+def _find_timm(name: str, fetch: Callable[[str, str | None], Path | None]) -> StartingWeights:
+    try:
+        from timm.models import get_pretrained_cfg
+
+        settings = get_pretrained_cfg(name.removeprefix(TIMM_PREFIX))
+    except (ImportError, RuntimeError, ValueError):
+        settings = None
     if settings is None:
-        return StartingWeights(f"the weights {as_code(name)}", terms=Terms(OTHER_LICENCE, UNKNOWN_LICENCE))
+        return StartingWeights(f"the weights {as_code(name)}", terms=UNKNOWN_TERMS)
     hub_id = settings.hf_hub_id if is_hub_id(settings.hf_hub_id) else None
+    documents = fetch(hub_id, None) if hub_id else None
     # What timm itself says is a default for most of its models.
-    metadata = {"license": settings.license}
-    if documents is not None:
-        metadata |= read_metadata(documents)
-    terms, files = _read_terms(metadata, documents, hub_id)
+    terms, files = _read_terms({"license": settings.license} | read_metadata(documents), documents, hub_id)
     text = link_repository(hub_id) if hub_id else f"the weights {as_code(name)}"
     return StartingWeights(text, hub_id, _find_citations(hub_id), terms, files)
 
 
 def _find_on_hub(repo_id: str, folder: Path | None) -> StartingWeights:
-    terms, files = _read_terms({} if folder is None else read_metadata(folder), folder, repo_id)
+    terms, files = _read_terms(read_metadata(folder), folder, repo_id)
     return StartingWeights(link_repository(repo_id), repo_id, _find_citations(repo_id), terms, files)
 
 
@@ -204,10 +192,10 @@ def _find_on_disk(path: Path) -> StartingWeights:
     is_whole_run = True
     is_checkpoint = path.is_dir() and TRAINING_CHECKPOINT.fullmatch(path.absolute().name) is not None
     if is_checkpoint and not (folder / CARD_FILE).is_file() and not read_documents(folder):
-        # Of a run, whose folder has the card and notices of the weights that it started from.
+        # It is of a run, whose folder has the card and notices of the weights that the run started from.
         folder, is_whole_run = folder.absolute().parent, False
     if not folder.is_dir():
-        return StartingWeights(text, terms=Terms(OTHER_LICENCE, UNKNOWN_LICENCE))
+        return StartingWeights(text, terms=UNKNOWN_TERMS)
     metadata = read_metadata(folder)
     own_id = _find_own_id(folder) if is_whole_run else None
     origins = _read_base_models(metadata)
@@ -239,7 +227,7 @@ def _read_terms(
     metadata: Mapping[str, Any], folder: Path | None, repo_id: str | None
 ) -> tuple[Terms, dict[str, bytes]]:
     """The terms that a card states or files beside it hold, and these files."""
-    documents = read_documents(folder) if folder is not None else {}
+    documents = {} if folder is None else read_documents(folder)
     page = None if repo_id is None else f"{HUB_URL}/{repo_id}"
     stated = metadata.get("license")
     stated = "-and-".join(map(str, stated)) if isinstance(stated, list) else str(stated or UNKNOWN_LICENCE)

@@ -9,7 +9,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub.constants
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
@@ -18,13 +17,12 @@ from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_I
 from ..conversion.convert import CARD_FILE, CODE_FILES
 from ..outputs import write_text
 from ..redaction import HUB_TOKEN, redact_json
-from .client import ManifestEntry, PushError, check_access, make_manifest, push_folder
+from .client import ManifestEntry, PushError, check_access, push_folder
 from .documents import is_document
 
 
 # What `Trainer`, the loop on accelerate and evaluation call their figures, the course of the run among them.
 FIGURES = re.compile(r"(\w+_)?results([_-][\w.-]+)?\.json|trainer_state\.json")
-COMMIT_MESSAGE = "Upload the trained model"
 
 
 def check_repository(repo_id: str, token: str | None = None, api: HfApi | None = None) -> str:
@@ -49,8 +47,6 @@ def check_repository(repo_id: str, token: str | None = None, api: HfApi | None =
         raise PushError(
             f"{repo_id!r} cannot be the name of a repository on the Hub: {error} Pass another with --hub_model_id."
         ) from error
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
-        raise PushError("HF_HUB_OFFLINE forbids to speak with the Hub. Unset it, or do not push.")
     owner, _, name = repo_id.rpartition("/")
     return f"{check_access(api or HfApi(token=token), owner or None)}/{name}"
 
@@ -146,8 +142,7 @@ def push_trained(
 
     Raises:
         AccessError: if the Hub does not let the token do this.
-        PushError: if the folder is not complete, see [`list_trained_files`], or the Hub fails, too often where that
-            may pass.
+        PushError: if the folder is not complete, see [`list_trained_files`], or the Hub fails.
     """
     folder = Path(folder)
     names = list_trained_files(folder)
@@ -156,8 +151,8 @@ def push_trained(
     with tempfile.TemporaryDirectory(prefix="segmenter-") as staged:
         for name in names:
             _stage(folder / name, Path(staged) / name)
-        settings = {"private": private, "title": commit_message or COMMIT_MESSAGE}
-        return push_folder(api, Path(staged), repo_id, make_manifest(Path(staged)), **settings)
+        title = commit_message or "Upload the trained model"
+        return push_folder(api, Path(staged), repo_id, private=private, title=title)
 
 
 def _stage(file: Path, staged: Path):

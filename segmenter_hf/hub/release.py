@@ -6,6 +6,7 @@ family. A release that was interrupted anywhere continues when it is run again, 
 import re
 import tempfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..conversion.errors import ConversionError
 from ..conversion.released import ReleasedCheckpoint, released_folder
-from ..outputs import OutputError, check_output_dir
+from ..evaluation.record import Figure
+from ..outputs import OutputError, check_output_dir, refuse_unwritable
 from .cards import TAG
 from .client import (
     AccessError,
@@ -26,7 +28,6 @@ from .client import (
     call_hub,
     check_access,
     check_tag,
-    explaining,
     has_tag,
     make_manifest,
     push_folder,
@@ -53,14 +54,12 @@ class Outcome:
 
     Args:
         repo_id (`str`): Its repository.
-        manifest (`list[ManifestEntry]`): The files of the repository; empty if they could not be made.
-        uploaded (`list[ManifestEntry]`): Those of them that the Hub did not have.
+        files (`list[ManifestEntry]`): Those that the Hub did not have; where nothing was pushed, all of them.
         error (`str`, *optional*): Why it failed, in one line.
     """
 
     repo_id: str
-    manifest: list[ManifestEntry]
-    uploaded: list[ManifestEntry]
+    files: list[ManifestEntry]
     error: str | None = None
 
 
@@ -82,45 +81,55 @@ def is_downloaded(row: ReleasedCheckpoint, cache_dir: Path | None) -> bool:
     return all((released_folder(row, cache_dir) / file.name).is_file() for file in row.files)
 
 
-def lock_folder(work_dir: Path, rows: list[ReleasedCheckpoint], cache_dir: Path | None) -> FileLock:
+def lock_folder(work_dir: Path, rows: list[ReleasedCheckpoint], cache_dir: Path | None) -> AbstractContextManager:
     """
-    The lock of a folder to work in, which is held.
+    Holds the lock of a folder to work in.
 
     Raises:
-        PushError: if another push holds it, or what has to be written cannot be. Downloads that are complete may be
-            read-only.
+        OutputError: if what has to be written cannot be. Downloads that are complete may be read-only.
+        PushError: if another push holds the lock.
     """
-    try:
-        check_output_dir(work_dir)
-        for row in rows:
-            if not is_downloaded(row, cache_dir):
-                check_output_dir(released_folder(row, cache_dir).parent)
+    check_output_dir(work_dir)
+    for row in rows:
+        if not is_downloaded(row, cache_dir):
+            check_output_dir(released_folder(row, cache_dir).parent)
+    with refuse_unwritable(work_dir):
         work_dir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(work_dir / ".lock", timeout=0)
-        lock.acquire()
-    except Timeout as error:
-        raise PushError(f"Another push is at work in {work_dir}. Wait for it, or pass another --work_dir.") from error
-    except OutputError as error:
-        raise PushError(str(error)) from error
-    except OSError as error:
-        raise PushError(f"{work_dir} cannot be written: {error}.") from error
-    return lock
+        try:
+            return FileLock(work_dir / ".lock").acquire(timeout=0)
+        except Timeout as error:
+            raise PushError(
+                f"Another push is at work in {work_dir}. Wait for it, or pass another --work_dir."
+            ) from error
 
 
-def add_to_collection(api: HfApi, org: str, row: ReleasedCheckpoint, repo_id: str, private: bool = False):
-    """Adds a repository to the collection of its family, which is made if it is not there; nothing is added twice."""
+def push_checkpoint(
+    api: HfApi,
+    row: ReleasedCheckpoint,
+    repo_id: str,
+    tag: str,
+    figures: list[Figure],
+    work_dir: Path,
+    cache_dir: Path | None,
+    private: bool,
+) -> list[ManifestEntry]:
+    """Brings a checkpoint to the Hub, as far as it is not there. Returns what was uploaded."""
+    if not is_downloaded(row, cache_dir) and has_tag(api, repo_id, tag):
+        uploaded = []
+        with tempfile.TemporaryDirectory(prefix="segmenter-") as folder:
+            assemble_documents(Path(folder), api, row, repo_id, tag, figures)
+            check_tag(api, Path(folder), repo_id, tag)
+    else:
+        folder = assemble(row, repo_id, tag, figures, work_dir, cache_dir)
+        uploaded = push_folder(api, folder, repo_id, tag, private)
+    # What is there already, the client leaves as it is.
     title, description = COLLECTIONS[row.source]
-    with explaining("Reading collections"):
-        known = list(api.list_collections(owner=org))
-    slug = next((collection.slug for collection in known if collection.title == title), None)
-    if slug is None:
-        settings = {"namespace": org, "description": description, "private": private, "exists_ok": True}
-        slug = call_hub(f"Creating the collection {title}", api.create_collection, title, **settings).slug
-    # A list of collections has the first few items of each only.
-    collection = call_hub(f"Reading the collection {title}", api.get_collection, slug)
-    if repo_id not in {item.item_id for item in collection.items}:
-        action = f"Adding {repo_id} to the collection {title}"
-        call_hub(action, api.add_collection_item, slug, item_id=repo_id, item_type="model", exists_ok=True)
+    settings = {"namespace": repo_id.partition("/")[0], "description": description, "private": private}
+    action = f"Creating the collection {title}"
+    slug = call_hub(action, api.create_collection, title, exists_ok=True, **settings).slug
+    action = f"Adding {repo_id} to the collection {title}"
+    call_hub(action, api.add_collection_item, slug, item_id=repo_id, item_type="model", exists_ok=True)
+    return uploaded
 
 
 def push_released(
@@ -159,39 +168,30 @@ def push_released(
 
     Raises:
         AccessError: if the Hub refuses the token.
-        PushError: if another push uses `work_dir`, or it cannot be written, or downloads cannot.
+        OutputError: if `work_dir` cannot be written, or downloads cannot.
+        PushError: if another push uses `work_dir`, or the Hub cannot be reached.
     """
     work_dir = Path(work_dir or Path(huggingface_hub.constants.HF_HOME) / "segmenter_hf" / "push")
     cache_dir = None if cache_dir is None else Path(cache_dir)
     check_names(rows, org, tag)
-    if huggingface_hub.constants.HF_HUB_OFFLINE and not dry_run:
-        raise PushError("HF_HUB_OFFLINE forbids to speak with the Hub. Unset it, or pass --dry_run.")
     api = api or HfApi()
     with lock_folder(work_dir, rows, cache_dir):
         if not dry_run:
             check_access(api, org)
         for row in rows:
-            repo_id, manifest, uploaded = f"{org}/{row.repo_name}", [], []
+            repo_id = f"{org}/{row.repo_name}"
             try:
                 figures = find_figures(row, Path(results_dir))
-                if not dry_run and not is_downloaded(row, cache_dir) and has_tag(api, repo_id, tag):
-                    with tempfile.TemporaryDirectory(prefix="segmenter-") as folder:
-                        assemble_documents(Path(folder), api, row, repo_id, tag, figures)
-                        manifest = make_manifest(Path(folder))
-                        check_tag(api, Path(folder), repo_id, manifest, tag)
+                if dry_run:
+                    files = make_manifest(assemble(row, repo_id, tag, figures, work_dir, cache_dir))
                 else:
-                    folder = assemble(row, repo_id, tag, figures, work_dir, cache_dir)
-                    manifest = make_manifest(folder)
-                    if not dry_run:
-                        uploaded = push_folder(api, folder, repo_id, manifest, tag, private)
-                if not dry_run:
-                    add_to_collection(api, org, row, repo_id, private)
+                    files = push_checkpoint(api, row, repo_id, tag, figures, work_dir, cache_dir, private)
             except AccessError:
                 raise
             except (ConversionError, OutputError, PushError, OSError) as error:
-                yield Outcome(repo_id, manifest, [], " ".join(str(error).split()))
+                yield Outcome(repo_id, [], " ".join(str(error).split()))
             else:
-                yield Outcome(repo_id, manifest, uploaded)
+                yield Outcome(repo_id, files)
 
 
 __all__ = ["Outcome", "push_released"]

@@ -144,6 +144,11 @@ def check_assembled(folder: Path):
         )
 
 
+def read_code(file: Path) -> dict | None:
+    """What a file of settings says of the code that loads them."""
+    return json.loads(file.read_text(encoding="utf-8")).get("auto_map")
+
+
 @torch.no_grad()
 def verify(folder: Path, model: PreTrainedModel, image_processor: SegmenterImageProcessorPil):
     """
@@ -157,28 +162,23 @@ def verify(folder: Path, model: PreTrainedModel, image_processor: SegmenterImage
     loaded = type(model).from_pretrained(folder).eval()
     differences = []
     expected, actual = model.state_dict(), loaded.state_dict()
-    if expected.keys() != actual.keys():
-        differences.append("names of weights")
-    elif not all(torch.equal(weight, actual[name]) for name, weight in expected.items()):
+    if expected.keys() != actual.keys() or not all(torch.equal(expected[name], actual[name]) for name in expected):
         differences.append("weights")
     patch_size = model.config.patch_size
     pixel_values = torch.linspace(-1, 1, 3 * 3 * 5 * patch_size**2).view(1, 3, 3 * patch_size, 5 * patch_size)
     if not torch.allclose(model(pixel_values)[0], loaded(pixel_values)[0], rtol=1e-5, atol=1e-6):
         differences.append("outputs")
-    stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config = model.config.to_dict()
-    if loaded.config.to_diff_dict() != model.config.to_diff_dict() or stored.get("auto_map") != config["auto_map"]:
+    config, settings = model.config.to_dict(), image_processor.to_dict()
+    is_same = loaded.config.to_diff_dict() == model.config.to_diff_dict()
+    if not is_same or read_code(folder / "config.json") != config["auto_map"]:
         differences.append("config")
     for backend in ("pil", "torchvision") if is_torchvision_available() else ("pil",):
-        settings = AutoImageProcessor.from_pretrained(folder, backend=backend).to_dict()
-        if settings != image_processor.to_dict():
+        if AutoImageProcessor.from_pretrained(folder, backend=backend).to_dict() != settings:
             differences.append(f"image processor ({backend})")
-    stored = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
-    if stored.get("auto_map") != image_processor.to_dict()["auto_map"]:
+    if read_code(folder / "preprocessor_config.json") != settings["auto_map"]:
         differences.append("code of the image processor")
     differences += [name for name, path in CODE_FILES.items() if (folder / name).read_bytes() != path.read_bytes()]
-    names = {path.name for path in folder.iterdir()}
-    differences += sorted(names ^ REPOSITORY_FILES)
+    differences += sorted({path.name for path in folder.iterdir()} ^ REPOSITORY_FILES)
     if differences:
         raise PushError(f"{folder} does not load as what was converted. It differs in: {', '.join(differences)}.")
 

@@ -427,16 +427,6 @@ class Hub:
 
     # Collections
 
-    @_route("GET", "/api/collections")
-    def _list_collections(self, call: Call):
-        owners = call.query.get("owner")
-        found = [each for each in self.collections.values() if owners is None or each["owner"]["name"] in owners]
-        # Abridged as on the Hub, and without positions, which the client counts itself.
-        return [
-            {name: value for name, value in each.items() if name != "position"} | {"items": each["items"][:4]}
-            for each in found
-        ]
-
     @_route("POST", "/api/collections", writes=True)
     def _create_collection(self, call: Call):
         values = call.json
@@ -599,7 +589,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _read_body(self, cut_after: int | None) -> bytes:
         """All of it; ends the connection where it should be cut, or where the client ended it."""
-        length, body = int(self.headers.get("Content-Length") or 0), b""
+        length, body = int(self.headers.get("Content-Length") or 0), bytearray()
         end = length if cut_after is None else min(cut_after, length)
         while len(body) < end:
             piece = self.rfile.read1(min(2**16, end - len(body)))
@@ -611,7 +601,7 @@ class _Handler(BaseHTTPRequestHandler):
                     self.server.uploads[self.path.rpartition("/")[2]] += len(piece)
         if cut_after is not None:
             raise _Closed
-        return body
+        return bytes(body)
 
     def _send(self, answer: Answer, cut_after: int | None):
         self.send_response(answer.status)

@@ -48,7 +48,7 @@ def push(api, folder):
 
     def run(tag: str | None = None, **settings) -> list[str]:
         check_access(api, "lab")
-        uploaded = push_folder(api, folder, REPO, make_manifest(folder), tag, **settings)
+        uploaded = push_folder(api, folder, REPO, tag, **settings)
         return [entry.path for entry in uploaded]
 
     return run

@@ -128,9 +128,10 @@ def test_names_that_are_none_are_refused(api, server):
     assert server.requests == []
 
 
-def test_offline(folder):
-    with pytest.raises(PushError, match="HF_HUB_OFFLINE"):
-        push_trained(folder, REPO_ID)
+def test_offline(folder, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(PushError, match="Logging in failed: .*unset the `HF_HUB_OFFLINE`"):
+        push_trained(folder, REPO_ID, token="hf_write")
 
 
 # The folder

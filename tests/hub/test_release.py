@@ -19,6 +19,7 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 from segmenter_hf.hub import repository
 from segmenter_hf.hub.client import AccessError, PushError, make_manifest
 from segmenter_hf.hub.release import Outcome, push_released
+from segmenter_hf.outputs import OutputError
 from tests.common import REPOSITORY, ForkedScript, run_python
 from tests.conversion.original_checkpoints import make_original_checkpoint
 from tests.hub.hub_server import Fault, HubServer, client_environment, prepare_client
@@ -97,10 +98,10 @@ def test_contents(undisturbed):
 
 
 def test_second_release_changes_nothing(release, server, undisturbed):
-    assert all(outcome.uploaded for outcome in release())
+    assert all(outcome.files for outcome in release())
     assert state(server) == undisturbed[0]
     commits = [len(repository.commits) for repository in server.hub.repositories.values()]
-    assert [(outcome.uploaded, outcome.error) for outcome in release()] == [([], None)] * 3
+    assert [(outcome.files, outcome.error) for outcome in release()] == [([], None)] * 3
     assert state(server) == undisturbed[0]
     assert [len(repository.commits) for repository in server.hub.repositories.values()] == commits
 
@@ -109,7 +110,7 @@ def test_release_without_the_downloads_changes_nothing(release, server, undistur
     release()
     shutil.rmtree(tmp_path / "work")
     nothing = {"cache_dir": tmp_path / "nothing"}
-    assert [(outcome.uploaded, outcome.error) for outcome in release(**nothing)] == [([], None)] * 3
+    assert [(outcome.files, outcome.error) for outcome in release(**nothing)] == [([], None)] * 3
     assert state(server) == undisturbed[0] and not (tmp_path / "nothing").exists()
     # What can be made without them must be the same.
     licences = Path(shutil.copytree(repository.LICENCES, tmp_path / "licences"))
@@ -130,7 +131,7 @@ def test_folders_that_cannot_be_written_are_refused_before_anything(downloads, t
     (tmp_path / "file").touch()
     settings = {"dry_run": True, "work_dir": tmp_path / "work", "cache_dir": downloads}
     for changes in ({"work_dir": tmp_path / "file" / "x"}, {"cache_dir": tmp_path / "file"}):
-        with pytest.raises(PushError, match="file(/x)? (is a file|cannot be written)"):
+        with pytest.raises(OutputError, match="file(/x)? (is a file|cannot be written)"):
             list(push_released(ROWS, "lab", RESULTS_DIR, **(settings | changes)))
     assert not (tmp_path / "work").exists()
 
@@ -155,7 +156,7 @@ def test_offline(release, monkeypatch):
         release()
 
 
-@pytest.mark.parametrize("match", ["GET /api/collections", "POST /api/collections$", "POST /api/collections/.*/items"])
+@pytest.mark.parametrize("match", ["POST /api/collections$", "POST /api/collections/.*/items"])
 @pytest.mark.parametrize("fault", [{"status": 503}, {"status": 504, "takes_effect": True}, {"cut_after": 0}])
 def test_collections_are_tried_again(match, fault, release, server, undisturbed):
     server.faults.append(Fault(match, **fault))
@@ -345,7 +346,7 @@ def test_killed_release_continues(match, stage, server, downloads, tmp_path, und
 
 
 def test_release_that_is_killed_again_and_again(server, downloads, tmp_path, undisturbed):
-    """At requests drawn by lot, from an empty work folder on. A release that has nothing to do any more makes 16."""
+    """At requests drawn by lot, from an empty work folder on. A release that has nothing to do any more makes 22."""
     arguments = ["--org", "lab", "--only", *NAMES, "--work_dir", "work", "--cache_dir", downloads]
     for nth in np.random.default_rng(0).integers(1, 16, size=8):
         kill_at(server.hold(".*", nth=int(nth), stage="effect"), server, arguments, tmp_path)
