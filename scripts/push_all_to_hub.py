@@ -7,8 +7,8 @@ Run it again after it was interrupted, or failed: it continues where it was, and
 all is there it changes nothing. The token is that of `hf auth login`, or HF_TOKEN; it must be allowed to write.
 
 Cost: the 24 checkpoints have 13.5 GB of weights, which are downloaded (with what training left in the files beside
-them), kept, converted into as much again, and uploaded. Each run converts them anew, 5 s for 100 million parameters on a
-CPU, to compare them with what has the tag, unless that is there and the download was deleted.
+them), kept, converted into as much again, and uploaded. Each run converts them anew, 5 s for 100 million parameters on
+a CPU, to compare them with what has the tag, unless that is there and the download was deleted.
 Result: ORG has a repository for each checkpoint (`convert_checkpoint.py --list_released` names them), with weights,
 config, preprocessor settings, code and card, under a tag that the card pins; and a collection for each family. With
 --dry_run everything is made and verified on this machine, and listed, but nothing is pushed.
