@@ -1,6 +1,8 @@
 # Copyright 2026 the segmenter_hf authors. Licensed under the Apache License, Version 2.0.
 """Segmenter model configuration."""
 
+from dataclasses import dataclass
+
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
@@ -8,7 +10,50 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-DECODER_TYPES = ("mask_transformer", "linear")
+
+@dataclass(frozen=True)
+class DecoderType:
+    """
+    What there is to know of a decoder besides its code: a row of `DECODERS`.
+
+    Args:
+        class_name (`str`): Its class in `modeling_segmenter.py`, which is made of a config, and whose `forward` takes
+            patches `(batch_size, num_patches, hidden_size)` and gives logits `(batch_size, num_patches, num_labels)`.
+        own_weight (`str`): The name in it of a weight that no other decoder has, by which files tell whose they are.
+        description (`str`): What model cards call it.
+        settings (`tuple[str, ...]`): Those fields of [`SegmenterConfig`] that are for it, and not for all decoders.
+        title (`str`): What it adds to the name of a model, as in "Seg-B-Mask/16".
+        no_single_label (`str`, *optional*): Why it cannot make a binary model, if it cannot.
+    """
+
+    class_name: str
+    own_weight: str
+    description: str
+    settings: tuple[str, ...] = ()
+    title: str = ""
+    no_single_label: str | None = None
+
+
+# The decoders, by what `decoder_type` calls them. Adding one takes its class, and a row here.
+DECODERS = {
+    "mask_transformer": DecoderType(
+        "SegmenterMaskTransformerDecoder",
+        own_weight="class_embeddings",
+        description="a mask transformer",
+        settings=(
+            "decoder_hidden_size",
+            "decoder_num_hidden_layers",
+            "decoder_num_attention_heads",
+            "decoder_intermediate_size",
+            "decoder_dropout_prob",
+            "decoder_drop_path_rate",
+            "decoder_layer_norm_eps",
+        ),
+        title="-Mask",
+        no_single_label="whose LayerNorm over one class has no gradient",
+    ),
+    "linear": DecoderType("SegmenterLinearDecoder", own_weight="classifier.weight", description="a linear layer"),
+}
 POSITION_EMBEDDING_INTERPOLATIONS = ("bilinear", "bicubic")
 
 # Where `trust_remote_code=True` finds the classes in a folder that holds these files.
@@ -275,9 +320,10 @@ class SegmenterConfig(PreTrainedConfig):
         ):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 0 and below 1, got {getattr(self, name)}.")
-        if self.decoder_type not in DECODER_TYPES:
-            raise ValueError(f"`decoder_type` must be one of {DECODER_TYPES}, got {self.decoder_type!r}.")
-        if self.decoder_type == "mask_transformer" and self.decoder_hidden_size % self.decoder_num_attention_heads:
+        if self.decoder_type not in DECODERS:
+            raise ValueError(f"`decoder_type` must be one of {tuple(DECODERS)}, got {self.decoder_type!r}.")
+        has_heads = "decoder_num_attention_heads" in DECODERS[self.decoder_type].settings
+        if has_heads and self.decoder_hidden_size % self.decoder_num_attention_heads:
             raise ValueError(
                 f"`decoder_hidden_size` ({self.decoder_hidden_size}) must be a multiple of "
                 f"`decoder_num_attention_heads` ({self.decoder_num_attention_heads})."
@@ -289,10 +335,11 @@ class SegmenterConfig(PreTrainedConfig):
 
     def check_labels(self):
         """Refuses labels that [`SegmenterForSemanticSegmentation`] cannot have."""
-        if self.num_labels == 1 and self.decoder_type == "mask_transformer":
+        reason = DECODERS[self.decoder_type].no_single_label
+        if self.num_labels == 1 and reason is not None:
             raise ValueError(
-                '`num_labels=1` does not work with `decoder_type="mask_transformer"`, whose LayerNorm over one class '
-                'has no gradient. Use `num_labels=2` (background and object) or `decoder_type="linear"`.'
+                f'`num_labels=1` does not work with `decoder_type="{self.decoder_type}"`, {reason}. Use '
+                '`num_labels=2` (background and object) or `decoder_type="linear"`.'
             )
         if self.num_labels < 1 or sorted(self.id2label) != list(range(max(2, self.num_labels))):
             raise ValueError(

@@ -17,7 +17,7 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .configuration_segmenter import SegmenterConfig
+from .configuration_segmenter import DECODERS, SegmenterConfig
 
 
 # The image-segmentation pipeline looks model names up in this table, which registering with the Auto classes leaves
@@ -336,12 +336,12 @@ class SegmenterPreTrainedModel(PreTrainedModel):
             "qkv_bias": any("q_proj" in name and name.endswith(".bias") for name in encoder),
             "use_distillation_token": "embeddings.distillation_token" in encoder,
         }
-        if decoder:
-            is_linear = "decoder.classifier.weight" in decoder
-            stored["decoder_type"] = "linear" if is_linear else "mask_transformer"
-            if not is_linear:
-                layers = {name.split(".")[2] for name in decoder if name.startswith("decoder.layers.")}
-                stored["decoder_num_hidden_layers"] = len(layers)
+        for decoder_type, row in DECODERS.items():
+            if f"decoder.{row.own_weight}" in decoder:
+                stored["decoder_type"] = decoder_type
+                if "decoder_num_hidden_layers" in row.settings:
+                    layers = {name.split(".")[2] for name in decoder if name.startswith("decoder.layers.")}
+                    stored["decoder_num_hidden_layers"] = len(layers)
         differing = [
             f"`{name}` is {getattr(self.config, name)!r}, and {value!r} in the weights"
             for name, value in stored.items()
@@ -369,12 +369,6 @@ class SegmenterPreTrainedModel(PreTrainedModel):
             init.trunc_normal_(module.position_embeddings, std=std)
             if module.distillation_token is not None:
                 init.trunc_normal_(module.distillation_token, std=std)
-        elif isinstance(module, SegmenterMaskTransformerDecoder):
-            init.trunc_normal_(module.class_embeddings, std=std)
-            # Scale of the original implementation's `proj_patch` and `proj_classes`. Children are initialised before
-            # their parents, so this replaces what the branch for linear layers drew.
-            init.normal_(module.patch_projection.weight, std=self.config.decoder_hidden_size**-0.5)
-            init.normal_(module.class_projection.weight, std=self.config.decoder_hidden_size**-0.5)
 
 
 class SegmenterModel(SegmenterPreTrainedModel):
@@ -466,6 +460,16 @@ class SegmenterMaskTransformerDecoder(SegmenterPreTrainedModel):
         self.mask_norm = nn.LayerNorm(config.num_labels, eps=config.decoder_layer_norm_eps)
         self.post_init()
 
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if module is self:
+            init.trunc_normal_(self.class_embeddings, std=self.config.initializer_range)
+            # This is the scale of the original implementation's `proj_patch` and `proj_classes`. Children are
+            # initialised before their parents, so it replaces what is drawn for linear layers.
+            init.normal_(self.patch_projection.weight, std=self.config.decoder_hidden_size**-0.5)
+            init.normal_(self.class_projection.weight, std=self.config.decoder_hidden_size**-0.5)
+
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
     def forward(self, patches: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> SemanticSegmenterOutput:
@@ -494,10 +498,7 @@ class SegmenterForSemanticSegmentation(SegmenterPreTrainedModel):
         config.validate_architecture()
         config.check_labels()
         self.segmenter = SegmenterModel(config)
-        if config.decoder_type == "linear":
-            self.decoder = SegmenterLinearDecoder(config)
-        else:
-            self.decoder = SegmenterMaskTransformerDecoder(config)
+        self.decoder = globals()[DECODERS[config.decoder_type].class_name](config)
         self.post_init()
 
     @can_return_tuple

@@ -9,19 +9,15 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from transformers.image_utils import ImageInput
 
-from .data.labels import LABEL_SETS, load_label_set, with_integer_keys
+from .data.labels import find_label_set, with_integer_keys
 from .image_processing_pil_segmenter import SegmenterImageProcessorPil
 from .image_processing_segmenter import SegmenterImageProcessingMixin, open_map, to_labels
 
 
 def palette_for(id2label: Mapping[int | str, str]) -> list[tuple[int, int, int]]:
     """The colours of the built-in label set that has exactly these names, otherwise as many distinct colours."""
-    names = [name for _, name in sorted(with_integer_keys(id2label).items())]
-    for name in LABEL_SETS:
-        label_set = load_label_set(name)
-        if list(label_set.names) == names:
-            return [tuple(colour) for colour in label_set.palette]
-    return distinct_colours(len(names))
+    label_set = find_label_set(id2label)
+    return distinct_colours(len(id2label)) if label_set is None else list(label_set.palette)
 
 
 def distinct_colours(number: int) -> list[tuple[int, int, int]]:

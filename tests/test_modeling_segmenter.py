@@ -9,8 +9,17 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import Trainer, TrainingArguments, set_seed
+from transformers.modeling_outputs import SemanticSegmenterOutput
 
-from segmenter_hf import SegmenterConfig, SegmenterForSemanticSegmentation, SegmenterModel
+from segmenter_hf import (
+    SegmenterConfig,
+    SegmenterForSemanticSegmentation,
+    SegmenterImageProcessorPil,
+    SegmenterModel,
+    modeling_segmenter,
+)
+from segmenter_hf.configuration_segmenter import DECODERS, DecoderType
+from segmenter_hf.hub.cards import make_trained_card
 from segmenter_hf.modeling_segmenter import SegmenterDropPath, SegmenterLayer
 
 from .common import random_labels, random_pixel_values, tiny_config
@@ -1005,3 +1014,41 @@ def test_compiled_training_has_no_graph_break(decoder_type):
             all_gradients.append(gradients(model))
         torch.testing.assert_close(losses[1], losses[0], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(all_gradients[1], all_gradients[0], rtol=1e-3, atol=1e-4)
+
+
+class ConvolutionalDecoder(nn.Module):
+    """Mixes each patch with its neighbours in a row."""
+
+    def __init__(self, config: SegmenterConfig):
+        super().__init__()
+        self.mixer = nn.Conv1d(config.hidden_size, config.num_labels, kernel_size=3, padding=1)
+
+    def forward(self, patches: torch.Tensor, **kwargs) -> SemanticSegmenterOutput:
+        return SemanticSegmenterOutput(logits=self.mixer(patches.transpose(1, 2)).transpose(1, 2))
+
+
+def test_a_decoder_is_its_class_and_a_row_of_the_table(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"`decoder_type` must be one of \('mask_transformer', 'linear'\)"):
+        tiny_config(decoder_type="convolutional")
+    row = DecoderType("ConvolutionalDecoder", "mixer.weight", "a convolution", no_single_label="which is a test")
+    monkeypatch.setattr(modeling_segmenter, "ConvolutionalDecoder", ConvolutionalDecoder, raising=False)
+    monkeypatch.setitem(DECODERS, "convolutional", row)
+
+    # Attention heads are no setting of it, so that they need not divide its width.
+    model = tiny_model(decoder_type="convolutional", decoder_num_attention_heads=5)
+    pixel_values, labels = random_pixel_values(height=20, width=30), random_labels(height=20, width=30)
+    outputs = model(pixel_values, labels)
+    assert outputs.logits.shape == (2, 5, 3, 4) and outputs.decoder_attentions is None
+    outputs.loss.backward()
+    assert gradients(model).keys() == dict(model.named_parameters()).keys()
+
+    model.save_pretrained(tmp_path)
+    loaded = SegmenterForSemanticSegmentation.from_pretrained(tmp_path).eval()
+    assert loaded.config.decoder_type == "convolutional"
+    assert torch.equal(loaded(pixel_values).logits, outputs.logits)
+    with pytest.raises(ValueError, match="`decoder_type` is 'linear', and 'convolutional' in the weights"):
+        SegmenterForSemanticSegmentation.from_pretrained(tmp_path, decoder_type="linear")
+    with pytest.raises(ValueError, match='`num_labels=1` does not work with `decoder_type="convolutional"`, which is'):
+        tiny_config(decoder_type="convolutional", num_labels=1)
+    card = make_trained_card(model.config, SegmenterImageProcessorPil())
+    assert "a plain Vision Transformer and a convolution that label" in " ".join(card.text.split())

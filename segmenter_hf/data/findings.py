@@ -8,7 +8,7 @@ from PIL import Image as PILImage
 from ..image_processing_segmenter import IGNORE_INDEX
 from .examples import ExampleFile
 from .image_files import TURNED, ImageFile, UnreadableImageError
-from .labels import load_label_set
+from .labels import find_label_set
 from .pairs import name_some
 
 
@@ -17,8 +17,6 @@ MAX_NAMED_VALUES = 12
 MAX_COLOURS = 1000
 # Larger values of a label map are sorted rather than counted, which would take a table of that length.
 MAX_COUNTED_VALUE = 2**16
-# The published label maps of these sets have 0 for what is none of the classes, and 1 for the first.
-ZERO_IS_UNLABELLED = ("ade20k", "pascal_context_59")
 
 # Several findings have these remedies.
 STORE_FIRST_CHANNEL = "Image.open(file).getchannel(0)"
@@ -327,13 +325,13 @@ class FindingCollector:
                 "If they were reduced before, leave the flag out: it would be done twice.",
                 is_error=False,
             )
-        names = [load_label_set(name) for name in ZERO_IS_UNLABELLED]
-        known = next((each.name for each in names if each.id2label == id2label), None)
-        if known and not self.do_reduce_labels and 0 in self.values and IGNORE_INDEX not in self.values:
+        known = find_label_set(id2label)
+        is_reducible = known is not None and known.zero_is_unlabelled
+        if is_reducible and not self.do_reduce_labels and 0 in self.values and IGNORE_INDEX not in self.values:
             self._find(
                 "reduction",
-                f"The label names are those of {known}, whose label maps have 0 for what is none of them, and these "
-                f"hold 0 and never {IGNORE_INDEX}.",
+                f"The label names are those of {known.name}, whose label maps have 0 for what is none of them, and "
+                f"these hold 0 and never {IGNORE_INDEX}.",
                 "If they are as published, pass --do_reduce_labels: without, each pixel is taken for the next class.",
                 is_error=False,
             )

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
-# Each is a JSON file beside this module. Pascal Context is used with 59 classes, or with 60: background is one too.
-LABEL_SETS = ("ade20k", "camvid", "cityscapes", "pascal_context_59", "pascal_context_60")
+# Each JSON file in it is a label set, which needs no more to be known. Pascal Context is used with 59 classes, or with
+# 60, where background is one too.
+FOLDER = Path(__file__).parent / "label_sets"
+LABEL_SETS = tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
 
 
 @dataclass(frozen=True)
@@ -19,11 +21,14 @@ class LabelSet:
         name (`str`): One of `LABEL_SETS`.
         names (`tuple[str, ...]`): The name of each label.
         palette (`tuple[tuple[int, int, int], ...]`): The colour of each label, red, green and blue from 0 to 255.
+        zero_is_unlabelled (`bool`, *optional*, defaults to `False`): Whether label maps, as published, have 0 for what
+            is none of the classes, and 1 for the first.
     """
 
     name: str
     names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
+    zero_is_unlabelled: bool = False
 
     @property
     def id2label(self) -> dict[int, str]:
@@ -56,10 +61,16 @@ def load_label_set(name: str) -> LabelSet:
     ```"""
     if name not in LABEL_SETS:
         raise ValueError(f"Unknown label set {name!r}, the known ones are {', '.join(LABEL_SETS)}.")
-    path = Path(__file__).parent / "label_sets" / f"{name}.json"
-    stored = json.loads(path.read_text(encoding="utf-8"))
+    stored = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     names = tuple(stored["id2label"][str(index)] for index in range(len(stored["id2label"])))
-    return LabelSet(name=name, names=names, palette=tuple(tuple(colour) for colour in stored["palette"]))
+    palette = tuple(tuple(colour) for colour in stored["palette"])
+    return LabelSet(name, names, palette, stored.get("zero_is_unlabelled", False))
+
+
+def find_label_set(id2label: Mapping[int | str, str]) -> LabelSet | None:
+    """The label set that has exactly these names, if there is one."""
+    id2label = with_integer_keys(id2label)
+    return next((each for each in map(load_label_set, LABEL_SETS) if each.id2label == id2label), None)
 
 
 def with_integer_keys(id2label: Mapping[int | str, str]) -> dict[int, str]:
@@ -67,4 +78,4 @@ def with_integer_keys(id2label: Mapping[int | str, str]) -> dict[int, str]:
     return {int(label): name for label, name in id2label.items()}
 
 
-__all__ = ["LABEL_SETS", "LabelSet", "load_label_set", "with_integer_keys"]
+__all__ = ["LABEL_SETS", "LabelSet", "find_label_set", "load_label_set", "with_integer_keys"]

@@ -8,7 +8,7 @@ import numpy as np
 from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.image_utils import PILImageResampling
 
-from ..configuration_segmenter import SegmenterConfig
+from ..configuration_segmenter import DECODERS, SegmenterConfig
 from ..conversion.released import ARCHITECTURES, ReleasedCheckpoint
 from ..evaluation.record import MEASURED, METRIC, PUBLISHED, EvaluationProtocol, Figure
 from ..redaction import public_name, redact_command, redact_text
@@ -67,8 +67,7 @@ def make_title(config: SegmenterConfig) -> str:
     is_known = sizes in known and config.intermediate_size == 4 * config.hidden_size
     name = f"Seg-{SIZE_LETTERS[config.hidden_size]}" if is_known else "Segmenter"
     deit = "-DeiT" if config.use_distillation_token else ""
-    mask = "-Mask" if config.decoder_type == "mask_transformer" else ""
-    return f"{name}{deit}{mask}/{config.patch_size}"
+    return f"{name}{deit}{DECODERS[config.decoder_type].title}/{config.patch_size}"
 
 
 def make_released_title(row: ReleasedCheckpoint) -> str:

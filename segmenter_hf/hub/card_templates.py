@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from transformers import image_utils
 
+from ..configuration_segmenter import DECODERS
 from ..evaluation.record import Figure, Sides
 from .card_facts import CITATIONS
 from .markdown import as_code, as_code_block, as_text, wrap, wrap_command
@@ -63,6 +64,7 @@ ENVIRONMENT = Environment(
     # Markdown, whose own characters `as_text` escapes.
     autoescape=False,
 )
+ENVIRONMENT.globals["decoders"] = DECODERS
 ENVIRONMENT.filters |= {
     "as_code": as_code,
     "as_code_block": as_code_block,

@@ -13,7 +13,9 @@ import yaml
 from transformers import HfArgumentParser
 
 from ..command_line import print_line
+from ..configuration_segmenter import DECODERS
 from ..data.label_names import find_label_names, load_label_names
+from ..data.labels import LABEL_SETS
 from ..inputs import check_regular_file
 from ..processes import count_started, is_first
 from .argument_checks import check_ranges, check_types, find_without_effect
@@ -88,8 +90,8 @@ class ModelArguments:
     decoder_type: str | None = field(
         default=None,
         metadata={
-            "help": "Decoder of a new model, or on an encoder: mask_transformer (the default) or linear.",
-            "choices": ["mask_transformer", "linear"],
+            "help": f"Decoder of a new model, or on an encoder: {' or '.join(DECODERS)}. Default: the first.",
+            "choices": list(DECODERS),
         },
     )
     decoder_num_hidden_layers: int | None = field(
@@ -121,8 +123,7 @@ class DataArguments:
     labels: str | None = field(
         default=None,
         metadata={
-            "help": "Names of the labels: a JSON file, or ade20k, camvid, cityscapes, pascal_context_59 or "
-            "pascal_context_60. Default: the dataset's own."
+            "help": f"Names of the labels: a JSON file, or one of {', '.join(LABEL_SETS)}. Default: the dataset's own."
         },
     )
     train_split: str = field(default="train", metadata={"help": "Split to train on."})

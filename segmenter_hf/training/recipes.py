@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..configuration_segmenter import SegmenterConfig
-from ..data.labels import LABEL_SETS, load_label_set
+from ..configuration_segmenter import DECODERS, SegmenterConfig
+from ..data.labels import find_label_set
 from ..image_processing_segmenter import SegmenterImageProcessingMixin
 
 
@@ -113,11 +113,11 @@ def choose_recipe(id2label: Mapping[int, str] | None, has_weights: bool) -> Reci
     The recipe for a run that names none: the paper's for the data sets that it has one for, which their label names
     tell, otherwise `finetune`, or `from_scratch` without weights to start from.
     """
-    for recipe in RECIPES.values():
-        for name in recipe.label_sets:
-            if name in LABEL_SETS and id2label == load_label_set(name).id2label and has_weights:
-                return recipe
-    return RECIPES["finetune" if has_weights else "from_scratch"]
+    if not has_weights:
+        return RECIPES["from_scratch"]
+    label_set = find_label_set(id2label or {})
+    papers = (recipe for recipe in RECIPES.values() if label_set is not None and label_set.name in recipe.label_sets)
+    return next(papers, RECIPES["finetune"])
 
 
 def announce(recipe: Recipe, crops: int, accumulated: int, processes: int, learning_rate: float) -> int:
@@ -193,7 +193,7 @@ def find_changes(
         "do_reduce_labels": image_processor.do_reduce_labels,
         **{name: getattr(config, name) for name in recipe.model},
     }
-    if config.decoder_type == "linear":
+    if "decoder_dropout_prob" not in DECODERS[config.decoder_type].settings:
         used["decoder_dropout_prob"] = recipe.model.get("decoder_dropout_prob")
     expected = {**recipe.training, **recipe.data, **recipe.model}
     changed = [word for name, word in WORDS.items() if name in expected and not _is_same(used[name], expected[name])]

@@ -18,7 +18,7 @@ from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME
 from ..configuration_segmenter import SegmenterConfig
 from ..conversion import ConversionError, convert_checkpoint
 from ..conversion.released import is_released
-from ..data.labels import LABEL_SETS, load_label_set
+from ..data.labels import find_label_set
 from ..image_processing_segmenter import SegmenterImageProcessingMixin, SegmenterImageProcessor
 from ..modeling_segmenter import SegmenterForSemanticSegmentation, patch_grid
 from .arguments import DataArguments, MethodArguments, ModelArguments, TrainingError, refuse_unusable
@@ -315,15 +315,8 @@ def fit_position_embeddings(model: SegmenterForSemanticSegmentation, height: int
 
 def _find_palette(id2label: Mapping[int, str]) -> list[list[int]] | None:
     """The colours of the built-in label set with these names."""
-    label_sets = (load_label_set(name) for name in LABEL_SETS)
-    return next(
-        (
-            [list(colour) for colour in label_set.palette]
-            for label_set in label_sets
-            if label_set.id2label == dict(id2label)
-        ),
-        None,
-    )
+    label_set = find_label_set(id2label)
+    return None if label_set is None else [list(colour) for colour in label_set.palette]
 
 
 def add_adapters(model: SegmenterForSemanticSegmentation, method_args: MethodArguments) -> PreTrainedModel:

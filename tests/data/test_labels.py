@@ -1,8 +1,14 @@
 """Label names and palettes."""
 
+import json
+import runpy
+import shutil
+from pathlib import Path
+
 import pytest
 
-from segmenter_hf.data.labels import LABEL_SETS, load_label_set
+from segmenter_hf.data import labels
+from segmenter_hf.data.labels import LABEL_SETS, find_label_set, load_label_set
 from tests.common import run_python
 
 
@@ -38,8 +44,25 @@ def test_unknown_label_set_is_refused_naming_the_known_ones(name):
     assert repr(name) in str(error.value)
 
 
-def test_all_label_sets_load():
-    assert [load_label_set(name).name for name in LABEL_SETS] == list(LABEL_SETS)
+def test_each_file_is_a_label_set_that_is_known_by_its_names(tmp_path):
+    for name in LABEL_SETS:
+        assert find_label_set(load_label_set(name).id2label) == load_label_set(name)
+    assert find_label_set({"0": "road", "1": "sky"}) is None
+
+    # The same with another file beside those that ship: nothing else has to be told of it.
+    code = Path(labels.__file__)
+    shutil.copy(code, tmp_path)
+    shutil.copytree(labels.FOLDER, tmp_path / "label_sets")
+    stored = {"id2label": {"0": "road", "1": "sky"}, "palette": [[0, 0, 0], [9, 9, 255]], "zero_is_unlabelled": True}
+    (tmp_path / "label_sets" / "roads.json").write_text(json.dumps(stored))
+    module = runpy.run_path(str(tmp_path / code.name))
+    assert module["LABEL_SETS"] == tuple(sorted((*LABEL_SETS, "roads")))
+    roads = module["find_label_set"]({"0": "road", "1": "sky"})
+    assert (roads.name, roads.palette, roads.zero_is_unlabelled) == ("roads", ((0, 0, 0), (9, 9, 255)), True)
+
+
+def test_label_sets_whose_maps_have_0_for_none_of_the_classes():
+    assert {name for name in LABEL_SETS if load_label_set(name).zero_is_unlabelled} == {"ade20k", "pascal_context_59"}
 
 
 def test_labels_load_neither_datasets_nor_evaluate(tmp_path):
