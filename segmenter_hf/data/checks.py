@@ -6,16 +6,16 @@ nonsense.
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, Image
-from tqdm.auto import tqdm
 
 from ..image_processing_pil_segmenter import SegmenterImageProcessorPil
 from ..image_processing_segmenter import IGNORE_INDEX, SegmenterImageProcessingMixin
 from .columns import is_array_feature
 from .examples import COLUMNS, EXAMPLE_ERRORS, ExampleFile, ExampleReader, require_columns, require_length, row_name
-from .findings import Finding, FindingCollector
+from .findings import Finding, LabelMapFindingCollector
 from .image_findings import ImageFindingCollector
 from .labels import with_integer_keys
 from .loading import array_to_image
@@ -57,15 +57,6 @@ class LabelReport:
     def warnings(self) -> list[Finding]:
         return [finding for finding in self.findings if not finding.is_error]
 
-    def raise_for_errors(self):
-        """
-        Logs the warnings.
-
-        Raises:
-            LabelError: if there are errors; the message has all of them.
-        """
-        _conclude([self])
-
     def format_shares(self, id2label: Mapping[int | str, str] | None = None) -> str:
         """A line for each label, with its share of all pixels, and one for those that are ignored."""
         total = max(1, int(self.pixel_counts.sum()) + self.num_ignored)
@@ -77,25 +68,16 @@ class LabelReport:
 
 
 def check_splits(
-    splits: Mapping[str, Dataset],
-    id2label: Mapping[int | str, str],
-    *,
-    ignore_index: int = 255,
-    do_reduce_labels: bool = False,
-    image_processor: SegmenterImageProcessingMixin | None = None,
-    sample_size: int | None = 200,
-    seed: int = 0,
-    show_progress: bool = False,
+    splits: Mapping[str, Dataset], id2label: Mapping[int | str, str], **settings: Any
 ) -> dict[str, LabelReport]:
     """
-    What a training script does before anything else: checks the label maps and images of its splits, logs the shares
-    of the labels in each and what may be wrong, and refuses what is.
+    Checks the label maps and images of several splits, logs the shares of the labels in each and what may be wrong,
+    and refuses what is.
 
     Args:
         splits (`Mapping[str, Dataset]`): Name to split, such as `{"train": ..., "validation": ...}`.
         id2label (`Mapping[int | str, str]`): The name of each label.
-
-    The others are those of [`check_labels`].
+        **settings: The other arguments of [`check_labels`].
 
     Returns:
         `dict[str, LabelReport]`: the name of each split, and what was found.
@@ -108,31 +90,15 @@ def check_splits(
         raise ValueError('Expected splits by their names, such as {"train": dataset}, got ' + type(splits).__name__)
     id2label, reports = with_integer_keys(id2label), {}
     for name, split in splits.items():
-        reports[name] = report = check_labels(
-            split,
-            len(id2label),
-            ignore_index=ignore_index,
-            do_reduce_labels=do_reduce_labels,
-            image_processor=image_processor,
-            id2label=id2label,
-            sample_size=sample_size,
-            seed=seed,
-            split=name,
-            show_progress=show_progress,
-        )
+        reports[name] = report = check_labels(split, len(id2label), id2label=id2label, split=name, **settings)
         number, shares = f"{report.num_checked} of {report.num_examples}", report.format_shares(id2label)
         logger.info("Pixels of each label in %s label maps of the %s split:\n%s", number, name, shares)
-    _conclude(list(reports.values()))
-    return reports
-
-
-def _conclude(reports: list[LabelReport]):
-    for report in reports:
         for finding in report.warnings:
-            logger.warning("%s split: %s", report.split, finding)
-    errors = [f"{report.split} split: {finding}" for report in reports for finding in report.errors]
+            logger.warning("%s split: %s", name, finding)
+    errors = [f"{name} split: {finding}" for name, report in reports.items() for finding in report.errors]
     if errors:
         raise LabelError("\n".join(errors))
+    return reports
 
 
 def check_labels(
@@ -146,7 +112,6 @@ def check_labels(
     sample_size: int | None = 200,
     seed: int = 0,
     split: str = "train",
-    show_progress: bool = False,
 ) -> LabelReport:
     """
     Looks at the label maps and images of a split as training would read them. Memory does not grow with the split.
@@ -165,7 +130,6 @@ def check_labels(
         sample_size (`int`, *optional*, defaults to 200): How many label maps to look at; `None` for all.
         seed (`int`, *optional*, defaults to 0): Draws which: the same ones each time.
         split (`str`, *optional*, defaults to `"train"`): Name of the split, for messages.
-        show_progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
 
     Raises:
         ValueError: if there are no labels, or pixels that reduction makes unlabelled would not be ignored; and for
@@ -197,20 +161,19 @@ def check_labels(
     rows = np.arange(len(dataset))
     if sample_size is not None and sample_size < len(dataset):
         rows = np.sort(np.random.default_rng(seed).choice(len(dataset), sample_size, replace=False))
-    collector = FindingCollector(max(2, num_labels), ignore_index, do_reduce_labels)
+    collector = LabelMapFindingCollector(max(2, num_labels), ignore_index, do_reduce_labels)
     images = ImageFindingCollector(image_processor or SegmenterImageProcessorPil())
     encoded = dataset.with_format(None).select_columns(list(COLUMNS))
     # `datasets` would cut off the upper bits of large values if it made images of arrays.
     is_array = is_array_feature(dataset.features["annotation"])
     for column in COLUMNS[: 1 if is_array else 2]:
         encoded = encoded.cast_column(column, Image(decode=False))
-    description = f"Checking the {split} split"
-    for row in tqdm(rows, desc=description, unit="image", disable=not show_progress):
-        example = encoded[int(row)]
+    for row in rows.tolist():
+        example = encoded[row]
         if is_array:
-            stored = array_to_image(example, int(row), "annotation")["annotation"]
+            stored = array_to_image(example, row, "annotation")["annotation"]
             example["annotation"] = None if stored is None else Image().encode_example(stored)
-        name = row_name(encoded, int(row), split)
+        name = row_name(encoded, row, split)
         image, annotation = (ExampleFile(example[column], name) for column in COLUMNS)
         image_file = collector.add(image, annotation)
         if image_file is not None:
@@ -225,7 +188,6 @@ def find_unreadable(
     image_processor: SegmenterImageProcessingMixin,
     *,
     indices: Iterable[int] | None = None,
-    show_progress: bool = False,
 ) -> dict[int, str]:
     """
     Decodes images and label maps, and finds those that cannot be. What label maps hold is left to [`check_labels`].
@@ -235,15 +197,13 @@ def find_unreadable(
         image_processor ([`SegmenterImageProcessor`]): What images are read by: those that it refuses for their values,
             whatever its `max_value`, are of no use either.
         indices (iterable of `int`, *optional*): Which examples to look at. Default: all.
-        show_progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
 
     Returns:
         `dict[int, str]`: the index of each example that cannot be read, with its files and the reason.
     """
     reader = ExampleReader(examples)
     unreadable = {}
-    indices = range(len(reader)) if indices is None else indices
-    for index in tqdm(indices, desc="Reading all examples", unit="image", disable=not show_progress):
+    for index in range(len(reader)) if indices is None else indices:
         try:
             image, _ = reader[index]
             image_processor.process_image(

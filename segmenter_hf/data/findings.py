@@ -74,11 +74,25 @@ def voc_palette() -> np.ndarray:
 
 
 class FindingCollector:
+    """Findings of files that are looked at one by one."""
+
+    def __init__(self):
+        self.findings: dict[tuple, Finding] = {}
+
+    def _find(self, kind: str, problem: str, remedy: str, file: str | None = None, is_error: bool = True):
+        # One kind may have several remedies, each of which is a finding. The problem is that of its first file.
+        key = (kind, remedy, problem if kind == "unreadable" else None)
+        finding = self.findings.setdefault(key, Finding(kind, is_error, problem, remedy))
+        if file is not None:
+            finding.files.append(file)
+
+
+class LabelMapFindingCollector(FindingCollector):
     """Sorts label maps by what is wrong with them, one by one, and concludes from all of them."""
 
     def __init__(self, num_labels: int, ignore_index: int, do_reduce_labels: bool):
+        super().__init__()
         self.num_labels, self.ignore_index, self.do_reduce_labels = num_labels, ignore_index, do_reduce_labels
-        self.findings: dict[tuple, Finding] = {}
         self.pixel_counts = np.zeros(num_labels, dtype=np.int64)
         self.num_ignored = self.num_zeros = 0
         self.values: set[int] = set()
@@ -123,13 +137,6 @@ class FindingCollector:
             remedy = "Replace or remove them; training leaves them out with --skip_unreadable."
             self._find("unreadable", problem, remedy, f"{source.name} ({error})")
             return None
-
-    def _find(self, kind: str, problem: str, remedy: str, file: str | None = None, is_error: bool = True):
-        # One kind may have several remedies, each of which is a finding. The problem is that of its first file.
-        key = (kind, remedy, problem if kind == "unreadable" else None)
-        finding = self.findings.setdefault(key, Finding(kind, is_error, problem, remedy))
-        if file is not None:
-            finding.files.append(file)
 
     def _compare_sizes(self, name: str, image: ImageFile, annotation: ImageFile):
         size, image_size = (annotation.height, annotation.width), (image.height, image.width)
@@ -366,4 +373,4 @@ class FindingCollector:
         self._find("never_seen", problem, remedy, is_error=False)
 
 
-__all__ = ["Finding", "FindingCollector"]
+__all__ = ["Finding", "FindingCollector", "LabelMapFindingCollector"]

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..image_processing_segmenter import SegmenterImageProcessingMixin
-from .findings import Finding
+from .findings import Finding, FindingCollector
 from .image_files import ImageFile
 
 
@@ -20,7 +20,7 @@ STORE_BANDS = (
 COLOUR_MODES = {"1", "CMYK", "F", "HSV", "I", "L", "LAB", "P", "RGB", "YCbCr"}
 
 
-class ImageFindingCollector:
+class ImageFindingCollector(FindingCollector):
     """
     Sorts images by what is wrong with them, one by one, and concludes from all of them.
 
@@ -30,10 +30,10 @@ class ImageFindingCollector:
     """
 
     def __init__(self, image_processor: SegmenterImageProcessingMixin):
+        super().__init__()
         self.num_channels = count_bands(image_processor)
         self.max_value = image_processor.max_value
         self.float_limit = 255 if image_processor.do_rescale else 1
-        self.findings: dict[tuple[str, str], Finding] = {}
         # For each type, these are its files, and the largest value in all of them.
         self.files: dict[str, list[str]] = {"bytes": [], "16 bits": [], "floats": []}
         self.has_bands_of_floats = False
@@ -64,11 +64,6 @@ class ImageFindingCollector:
     def _add(self, kind: str, name: str, pixels: np.ndarray):
         self.files[kind].append(name)
         self.largest[kind] = max(self.largest[kind], pixels.max())
-
-    def _find(self, kind: str, problem: str, remedy: str, file: str, is_error: bool = True):
-        # One kind may have several remedies, each of which is a finding. The problem is that of its first file.
-        finding = self.findings.setdefault((kind, remedy), Finding(kind, is_error, problem, remedy))
-        finding.files.append(file)
 
     def _compare_bands(self, name: str, pixels: np.ndarray, mode: str | None):
         number = 1 if pixels.ndim == 2 else pixels.shape[-1]

@@ -154,7 +154,7 @@ def test_palettes_that_disagree(check):
     finding = one(check([first, first, second]), "palette", is_error=False)
     assert re.search(r"on 1, which is \(200, 0, 0\) in .*0\.png and \(0, 200, 0\) in .*2\.png", finding.problem)
     assert "index of its class" in finding.remedy and finding.files[0].endswith("2.png")
-    # Of labels that a file does not have, its palette may say what it likes.
+    # A palette may have any colours for labels that its file does not have.
     third = with_palette(make_label_map((0, 1)), [black, red, red])
     assert check([first, third]).findings == []
 
@@ -187,14 +187,14 @@ def test_binary_masks(check, tmp_path):
     finding = one(check([(0, 255), (255,), (0,)], num_labels=2), "binary")
     assert "0 and 255 only" in finding.problem and finding.files[0].endswith("annotations/0.png")
     assert np.unique(do_as_told(finding.remedy, tmp_path / "annotations" / "0.png")).tolist() == [0, 1]
-    # Each of which has one of them.
+    # Each of these has one of the two values.
     assert one(check([(255,), (0,)], num_labels=2), "binary").files[0].endswith("annotations/0.png")
     # One label map of that kind is usual: a class and what is ignored.
     assert check([(0, 255), (0, 1)], num_labels=2).findings == []
-    # Most of them are not: the foreground would be lost.
+    # It is not usual for most of them: the foreground would be lost.
     finding = one(check([(0, 255), (0, 255), (0, 1)], num_labels=2), "binary", is_error=False)
     assert "2 of 3" in finding.problem and len(finding.files) == 2
-    # As are these two where nothing is ignored by 255.
+    # The value 255 is out of range where it is not ignored.
     assert one(check([(0, 255)], num_labels=2, ignore_index=254), "values")
     # A binary model has two labels, too.
     assert one(check([(0, 255)], num_labels=1), "binary")

@@ -94,8 +94,11 @@ def test_names_of_parquet_files(tmp_path, files, splits):
 @pytest.mark.parametrize(
     ("name", "split"),
     [
-        *(("train.parquet", "train"), ("testing-0.parquet", "test"), ("dev.parquet", "validation")),
-        *(("VAL.PARQUET", "validation"), ("streets of [Ürümqi].parquet", "train")),
+        ("train.parquet", "train"),
+        ("testing-0.parquet", "test"),
+        ("dev.parquet", "validation"),
+        ("VAL.PARQUET", "validation"),
+        ("streets of [Ürümqi].parquet", "train"),
     ],
 )
 def test_names_of_a_parquet_file(tmp_path, name, split):

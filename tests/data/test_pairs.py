@@ -15,8 +15,11 @@ from tests.data.datasets_on_disk import make_image, make_label_map, save, write_
 @pytest.mark.parametrize(
     "layout",
     [
-        *("{split}/images {split}/annotations", "images/{split} annotations/{split}", "{split}/img {split}/masks"),
-        *("img_dir/{split} ann_dir/{split}", "{split}/Images {split}/Masks"),
+        "{split}/images {split}/annotations",
+        "images/{split} annotations/{split}",
+        "{split}/img {split}/masks",
+        "img_dir/{split} ann_dir/{split}",
+        "{split}/Images {split}/Masks",
     ],
 )
 @pytest.mark.parametrize("names", [("train", "validation"), ("training", "val"), ("Train", "Valid")])
@@ -33,9 +36,8 @@ def test_flat_layout_with_subfolders(tmp_path):
     write_pairs(tmp_path, "images/north", "annotations/north")
     write_pairs(tmp_path, "images/south", "annotations/south")
     pairs = find_pairs(tmp_path)
-    assert [image.relative_to(tmp_path).as_posix() for image, _ in pairs["train"]] == [
-        *("images/north/0.jpg", "images/north/1.jpg", "images/south/0.jpg", "images/south/1.jpg")
-    ]
+    found = [image.relative_to(tmp_path / "images").as_posix() for image, _ in pairs["train"]]
+    assert found == ["north/0.jpg", "north/1.jpg", "south/0.jpg", "south/1.jpg"]
     assert all(image.parent.name == annotation.parent.name for image, annotation in pairs["train"])
 
 
@@ -60,7 +62,7 @@ def names_of(pairs) -> list[tuple[str, str]]:
         ("{}_sat", "{}_mask"),
         ("{}_image", "{}_Segmentation"),
         ("{}", "{}.jpg"),
-        # Of which only the suffix is no part of the name.
+        # Only the last suffix is no part of the name.
         ("{}.v2.final", "{}.v2.final"),
         ("{}_mask", "{}_mask"),
         ("bücher 日本 {}", "bücher 日本 {}"),
@@ -115,7 +117,7 @@ def test_links(tmp_path):
         (tmp_path / "data" / name).mkdir(parents=True)
         (tmp_path / "data" / name / "more").symlink_to(tmp_path / "elsewhere" / name)
     assert len(find_pairs(tmp_path / "data")["train"]) == 2
-    # Not left out in silence, both being of no use.
+    # Both are of no use, and are not left out in silence.
     (tmp_path / "data" / "images" / "9.jpg").symlink_to(tmp_path / "gone.jpg")
     (tmp_path / "data" / "masks" / "9.png").symlink_to(tmp_path / "gone.png")
     with pytest.raises(ValueError, match=r"1 links lead to files that are not there: \S*/images/9\.jpg"):
