@@ -60,6 +60,6 @@ def write_pascal_context(folder: Path) -> Path:
         names = root / "ImageSets" / "SegmentationContext" / f"{split}.txt"
         names.parent.mkdir(parents=True, exist_ok=True)
         names.write_text("\n".join(stems) + "\n", encoding="utf-8")
-    # Of VOC, but not of Pascal Context.
+    # VOC has this photo, and Pascal Context does not.
     save(make_image(), root / "JPEGImages" / "2008_000099.jpg")
     return folder

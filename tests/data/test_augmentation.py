@@ -54,7 +54,7 @@ def test_image_and_labels_are_moved_alike(pair):
         brightness, labels = example["pixel_values"].mean(0), example["labels"]
         inside = labels != 255
         layouts.add((labels[0, 0].item(), labels[0, -1].item(), inside.all().item()))
-        # All but the pixels that resizing mixes at the border of the halves.
+        # Resizing mixes the pixels at the border of the halves, and no others.
         agree = (brightness > 0) == (labels == 2)
         assert agree[inside].float().mean() > 0.95
         assert (brightness[~inside] == 0).all()
@@ -150,7 +150,7 @@ def test_the_scale_is_uniform_and_sizes_are_those_of_the_image_processor():
     heights = torch.tensor([scale.make_params([image])["size"] for _ in range(2000)])[:, 0]
     # The long side is the one that is limited: 150 x 75 at factor 1.
     assert heights.min() >= 37 and heights.max() <= 150
-    # Half of them below the middle of the range, 1.25, and not below its geometric mean, 1.
+    # Half of the factors are below the middle of the range, 1.25, and not below its geometric mean, 1.
     assert (heights < 75 * 1.25).float().mean().item() == pytest.approx(0.5, abs=0.03)
 
 
@@ -215,7 +215,7 @@ class TestPhotometricDistortion:
         [
             (("brightness", 0.1), [[0.3, 0.5, 1.0]]),
             (("brightness", -0.3), [[0.0, 0.1, 0.6]]),
-            # Multiplies, as in MMSegmentation, where torchvision's would turn around the mean grey.
+            # Contrast multiplies, as in MMSegmentation, where torchvision's would turn around the mean grey.
             (("contrast", 1.5), [[0.3, 0.6, 1.0]]),
             (("saturation", 1.0), [[0.2, 0.4, 0.9]]),
             (("hue", 0.0), [[0.2, 0.4, 0.9]]),

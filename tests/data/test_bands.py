@@ -45,7 +45,7 @@ def test_png_of_16_bits(bands):
     [
         (3, np.uint16, 2, ()),
         (4, np.uint16, 2, (2,)),
-        # Near infrared, as GDAL writes it.
+        # GDAL writes near infrared like this.
         (4, np.uint16, 2, (0,)),
         (4, np.uint8, 2, (0,)),
         (4, np.uint16, 5, ()),
@@ -63,7 +63,7 @@ def test_tiff_without_another_library(bands, dtype, photometric, extra_samples, 
         (6, np.uint16, 2, (0,) * 3),
         (5, np.uint8, 2, (0, 0)),
         (2, np.uint16, 1, (0,)),
-        # Multiplied by the alpha channel: the values of the file are taken.
+        # These are multiplied by the alpha channel, and the values of the file are taken.
         (4, np.uint16, 2, (1,)),
         (3, np.float32, 2, ()),
         (13, np.float64, 1, (0,) * 12),
@@ -111,7 +111,7 @@ def test_files_are_turned_as_pillow_turns_them(orientation):
     exif[0x0112] = orientation
     of_8_bits = encode(Image.fromarray((values >> 8).astype(np.uint8)), format="PNG", exif=exif)
     photo = read_image_file(of_8_bits)
-    # The part of the file that has the orientation, as Pillow writes it, behind the header.
+    # Pillow writes the part of the file that has the orientation behind the header.
     start = of_8_bits.index(b"eXIf") - 4
     end = start + 12 + int.from_bytes(of_8_bits[start : start + 4], "big")
     png = encode_png(values)

@@ -19,11 +19,11 @@ OTHERS = {"id": Value("int64"), "scene_category": ClassLabel(names=["indoor"]), 
         ("image", "semantic_seg"),
         ("left_image", "Semantic-Mask"),
         ("photo", "seg"),
-        # Suffixes of the files in a WebDataset.
+        # WebDataset calls columns by suffixes of files.
         ("jpg", "png"),
         ("jpg", "mask.png"),
         ("rgb.png", "label.png"),
-        # One name that says nothing, beside one that does.
+        # One name says nothing, and the other does.
         ("foto", "mask"),
         ("image", "etiquetas"),
     ],

@@ -105,7 +105,7 @@ def test_pixels_are_those_of_datasets(tmp_path, is_embedded):
             expected = dataset[index][column]
             assert read.mode == expected.mode
             np.testing.assert_array_equal(np.asarray(read), np.asarray(expected))
-    # A mode that the dataset asks for is that of what is read.
+    # Images are read in the mode that the dataset asks for.
     grey = dataset.cast_column("image", ImageFeature(mode="L"))
     assert ExampleReader(grey)[0][0].mode == "L"
     # Transforms of users decide what is read.
@@ -118,7 +118,7 @@ def test_pixels_are_those_of_datasets(tmp_path, is_embedded):
 def test_training_says_in_one_line_which_file_is_bad(dataset, tmp_path, spoil, reason, column):
     """Also once torch has passed it on from a worker, with the traceback for its message."""
     file = tmp_path / f"{column}s" / "1.png"
-    # Of noise, whose pixels take many bytes.
+    # The image is noise, whose pixels take many bytes.
     save(make_image() if column == "image" else make_image().convert("L"), file)
     spoil(file)
     with pytest.raises(ExampleError) as error:
@@ -170,7 +170,7 @@ LARGE = zlib.compress(bytes(PngImagePlugin.MAX_TEXT_CHUNK + 1))
     ],
 )
 def test_large_texts_and_profiles_do_not_keep_images_from_being_read(chunks, monkeypatch):
-    # All texts together, of which the limit is 64 MB.
+    # The limit of all texts together is 64 MB.
     monkeypatch.setattr(PngImagePlugin, "MAX_TEXT_MEMORY", int(2.5 * PngImagePlugin.MAX_TEXT_CHUNK))
     content = png_with((b"tEXt", b"Title\0kept"), *chunks)
     with pytest.raises(ValueError, match="MAX_TEXT|too large"):
@@ -238,7 +238,7 @@ def test_examples_that_are_stored_nowhere_have_numbers():
     with pytest.raises(ExampleError, match=r"^Example 0 cannot be used: no\.$"):
         with reader.naming(0):
             raise ValueError("no.")
-    # Not a matter of the example.
+    # This is no matter of the example.
     with pytest.raises(ZeroDivisionError):
         with reader.naming(0):
             1 / 0  # noqa: B018
@@ -280,7 +280,7 @@ def test_16_bit_files_train_and_are_scored_as_their_8_bit_copies(tmp_path, bits,
         samples.append(torch.stack([dataset[index]["pixel_values"] for index in range(3)]))
         for multi_scale in (False, True):
             found = evaluate_sliding_window(model, image_processor, examples, multi_scale=multi_scale)
-            # As text, where NaN is NaN.
+            # Figures are compared as text, in which NaN equals NaN.
             figures.append(str(found))
     assert samples[0].std() > 0.5
     assert torch.equal(*samples)

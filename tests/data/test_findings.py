@@ -315,7 +315,7 @@ def test_several_frames(check, tmp_path, suffix):
 def test_only_ignored(check):
     finding = one(check([(0, 1, 2), (255,)]), "only_ignored", is_error=False)
     assert finding.files[0].endswith("1.png")
-    # Nothing to learn at all.
+    # There is nothing to learn at all.
     assert [finding.kind for finding in check([(255,), (255,)]).errors] == ["only_ignored"]
     assert [finding.kind for finding in check([(0,)], do_reduce_labels=True).errors] == ["only_ignored"]
 
@@ -357,7 +357,7 @@ def test_label_maps_as_published_with_known_names(check, name):
     assert [finding.kind for finding in report.findings] == ["reduction", "never_seen"]
     assert f"those of {name}" in report.findings[0].problem
     assert "pass --do_reduce_labels" in report.findings[0].remedy
-    # Reduced ones have 255 in place of 0.
+    # Label maps that are reduced have 255 in place of 0.
     for values, reduce in (((0, 1, 255), False), ((0, 1, 2), True)):
         report = check([values], num_labels=len(id2label), id2label=id2label, do_reduce_labels=reduce)
         assert [finding.kind for finding in report.findings] == ["never_seen"]

@@ -108,7 +108,7 @@ def test_bytes_that_are_wrong_raise_nothing_else(file_format):
     unreadable = 0
     for _ in range(100):
         content = np.frombuffer(complete, dtype=np.uint8).copy()
-        # Most where sizes and types are.
+        # Sizes and types are in these first bytes.
         wrong = generator.integers(0, min(len(content), 120), 4)
         content[wrong] = generator.integers(0, 256, 4)
         for with_pixels in (False, True):

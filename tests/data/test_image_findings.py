@@ -26,7 +26,7 @@ def of_bands(number: int, **settings) -> SegmenterImageProcessor:
 
 def noise(limit: int, bands: int = 1, dtype=np.uint16) -> np.ndarray:
     values = np.random.default_rng(0).integers(0, limit, (HEIGHT, WIDTH, bands), dtype=dtype, endpoint=True)
-    # So that the limit is among them.
+    # The limit is among the values.
     values[0, 0] = limit
     return values
 
@@ -78,9 +78,9 @@ def test_10_to_14_bits_in_16(limit, kind):
     assert f"hold {limit} at most, of 65535" in finding.problem
     assert f"--max_value {limit}." in finding.remedy and f"{limit.bit_length()} bits" in finding.remedy
     assert finding.files == ["row 0 of train (0.png)"]
-    # As it says.
+    # The remedy is right.
     assert check([encoder(values), photo("RGB")], SegmenterImageProcessor(max_value=limit)).findings == []
-    # Of all images, one shows that it is otherwise.
+    # One image of all shows that they have more bits.
     assert check([encoder(values), noise(40000)]).findings == []
 
 
@@ -106,7 +106,7 @@ def test_floats():
     fractions = noise(255)[..., 0] / 255
     finding = one(check([tiff(fractions), tiff(fractions)]), "range", True)
     assert "hold floats up to 1, expected 0 to 255" in finding.problem and len(finding.files) == 2
-    # The code in the remedy.
+    # The code in the remedy is run as it is.
     code = re.search(r"Image\.fromarray\(.*\)(?=\.)", finding.remedy)[0]
     stored = eval(code, {"Image": Image, "np": np, "file": io.BytesIO(tiff(fractions))})
     assert np.array_equal(np.asarray(stored), noise(255)[..., 0])
@@ -144,7 +144,7 @@ def test_a_fourth_band_is_not_dropped_in_silence(content):
     assert "of which the last is dropped" in finding.problem and "--num_channels 4" in finding.remedy
     assert finding.files == ["row 0 of train (0.png)"]
     assert check([content], of_bands(4)).findings == []
-    # Transparency that is the same everywhere is none.
+    # Transparency that is the same everywhere hides nothing.
     assert check([photo("RGBA"), photo("LA")]).findings == []
 
 
@@ -217,5 +217,5 @@ def test_images_of_which_only_the_upper_bits_are_left():
     cut = (noise(4095, 3) >> 8).astype(np.uint8)
     finding = one(check([cut, cut]), "dark", False)
     assert "hold 15 at most, of 255" in finding.problem and "--max_value" in finding.remedy
-    # As a photo at night may be.
+    # One dark image among others may be a photo at night.
     assert check([cut, photo("RGB")]).findings == []

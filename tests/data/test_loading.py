@@ -336,7 +336,7 @@ def test_splits_by_other_names(tmp_path):
     data = load_segmentation_data(tmp_path / "some", labels="camvid")
     sizes = {"train": 6, "validation": 2, "val": 2, "test": 2, "extra": 6, "dev": 2}
     assert {name: len(data.split(name)) for name in sizes} == sizes
-    # Which of two is meant is not guessed.
+    # Nobody guesses which of two is meant.
     DatasetDict({"val": splits["train"], "dev": splits["validation"]}).save_to_disk(tmp_path / "two")
     data = load_segmentation_data(tmp_path / "two", labels="camvid")
     assert len(data.split("dev")) == 2
@@ -371,7 +371,7 @@ def test_parquet_files_that_would_be_of_no_or_the_wrong_split(tmp_path, files, o
         make_splits()["train"].to_parquet(tmp_path / f"{name}.parquet")
     with pytest.raises(ValueError, match=rf"{odd}.*data_files"):
         load_segmentation_data(tmp_path, labels="camvid", cache_dir=tmp_path / "cache")
-    # The remedy.
+    # The remedy helps.
     lines = "".join(f"  - split: {split}\n    path: {name}.parquet\n" for split, name in zip("ab", files, strict=True))
     (tmp_path / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{lines}---\n")
     data = load_segmentation_data(tmp_path, labels="camvid", cache_dir=tmp_path / "cache")

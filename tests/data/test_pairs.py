@@ -260,7 +260,7 @@ def test_splits_whose_names_do_not_say_which_are_refused(tmp_path, order, names,
     assert sizes_of(find_pairs(tmp_path, names)) == {
         canonical_split(name): number for number, name in enumerate(names, 1)
     }
-    # Of those that are not named, nothing is lost either.
+    # Nothing is lost of splits that are not named either.
     assert sum(sizes_of(find_pairs(tmp_path, allow_others=True)).values()) == sum(range(len(names) + 1))
 
 
@@ -269,7 +269,7 @@ def test_folders_that_are_no_splits_are_parts_of_one(tmp_path, order, caplog):
     write_folders(tmp_path, order, "berlin", "munich", "day_2")
     assert sizes_of(find_pairs(tmp_path)) == {"train": 6}
     assert "the folders berlin, day_2, munich are taken for parts of one split" in caplog.text
-    # Unless one of them is asked for.
+    # Once one of them is asked for, the others need names that say which split they are.
     with pytest.raises(ValueError, match="do not say which: day_2, munich"):
         find_pairs(tmp_path, ["berlin"])
     assert sizes_of(find_pairs(tmp_path, ["berlin"], allow_others=True)) == {"berlin": 1, "munich": 2, "day_2": 3}

@@ -33,7 +33,7 @@ from tests.data.datasets_on_disk import (
 
 
 SAMPLE = REPOSITORY.parent / "shared" / "data" / "ADEChallengeData2016"
-# The classes of Cityscapes that are evaluated, as published: label id, name.
+# Cityscapes evaluates these classes. Each has its label id and name, as published.
 CITYSCAPES_CLASSES = """
 7 road, 8 sidewalk, 11 building, 12 wall, 13 fence, 17 pole, 19 traffic light, 20 traffic sign, 21 vegetation,
 22 terrain, 23 sky, 24 person, 25 rider, 26 car, 27 truck, 28 bus, 31 train, 32 motorcycle, 33 bicycle
@@ -98,7 +98,7 @@ def test_cityscapes(tmp_path):
     data = load_segmentation_data(tmp_path / "out", cache_dir=tmp_path / "cache")
     assert len(data.id2label) == 19
     labels = np.asarray(data.splits["validation"][0]["annotation"])
-    # Two columns of pixels for each label id.
+    # Each label id has two columns of pixels.
     train_ids = {label_id: train_id for train_id, label_id in enumerate(CITYSCAPES_LABEL_IDS)}
     assert labels[0].tolist() == [train_ids.get(label_id, 255) for label_id in range(34) for _ in range(2)]
     assert check_labels(data.splits["train"], 19, id2label=data.id2label).findings == []

@@ -29,11 +29,11 @@ def test_of_several_bands(images):
         dataset_of([encode_tiff(image, 2, (0,)) for image in images]), num_channels=4, max_value=4095
     )
     pixels = np.concatenate([image.reshape(-1, 4) for image in images]) / 4095
-    # But for rounding to bytes.
+    # Both are the same but for rounding to bytes.
     assert mean == pytest.approx(pixels.mean(axis=0), abs=1e-3)
     assert std == pytest.approx(pixels.std(axis=0), abs=1e-3)
 
-    # What an image processor makes of the images with them.
+    # An image processor with these values normalises the images.
     processor = SegmenterImageProcessor(
         do_resize=False, do_convert_rgb=False, max_value=4095, image_mean=mean, image_std=std
     )

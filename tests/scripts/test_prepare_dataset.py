@@ -18,7 +18,7 @@ SCRIPT = REPOSITORY / "scripts" / "prepare_dataset.py"
 SAMPLE = REPOSITORY.parent / "shared" / "data" / "ADEChallengeData2016"
 
 
-# Of which the Hub's addresses do not tell what kind of repository it is, or that the server itself named.
+# These addresses do not tell what kind of repository it is, or the server itself named them.
 COMMON_PATHS = r"/api/repos/create|/api/validate-yaml|/lfs-storage/|/.*\.git/info/lfs/objects/verify"
 
 
@@ -166,7 +166,7 @@ def test_pushed_dataset_is_loaded(tmp_path, server):
     assert client.returncode == 0, errors
     assert output.splitlines() == ["train 3 [0, 1, 150] 150", "validation 2 [0, 1, 150] 150"]
 
-    # Without its names, as most datasets there are.
+    # Most datasets on the Hub have no file of label names.
     repository = server.hub.repositories["lab/ade"]
     files = {path: file for path, file in repository.head.files.items() if path != "id2label.json"}
     repository.add_commit("main", "Remove the names", "", files)
