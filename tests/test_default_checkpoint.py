@@ -14,6 +14,7 @@ import segmenter_hf
 from segmenter_hf.data.labels import load_label_set
 from segmenter_hf.data.loading import load_segmentation_data
 from segmenter_hf.evaluation.protocol import evaluate_sliding_window
+from segmenter_hf.evaluation.results import fingerprint
 
 from .common import CODE_FILES, REPOSITORY
 
@@ -71,8 +72,9 @@ def test_scores_what_the_card_states():
     results = json.loads((FOLDER / "eval_results.json").read_text(encoding="utf-8"))
     model = AutoModelForSemanticSegmentation.from_pretrained(FOLDER)
     image_processor = AutoImageProcessor.from_pretrained(FOLDER)
-    splits = load_segmentation_data(CAMVID).splits
-    measured = evaluate_sliding_window(model, image_processor, splits["validation"])
+    examples = load_segmentation_data(CAMVID).split("validation")
+    assert fingerprint(examples) == results["dataset"]["fingerprint"]
+    measured = evaluate_sliding_window(model, image_processor, examples)
     assert measured["num_images"] == results["num_images"] == 101
     assert measured["mean_iou"] >= 0.40
     # Kernels differ between machines in the last digits of the logits, and so in a few pixels.

@@ -116,7 +116,10 @@ class ExampleReader:
     """
 
     def __init__(self, examples: Sequence[dict[str, Any]], columns: Sequence[str] = COLUMNS):
-        require_columns(examples, columns)
+        require_length(examples)
+        # A transform of users may make these columns of others.
+        if not (hasattr(examples, "format") and examples.format["type"] == "custom"):
+            require_columns(examples, columns)
         self.examples = examples
         self.columns = {column: {"image": "image", "annotation": "label map"}[column] for column in columns}
         # These columns are decoded here, into the mode that their feature asks for, if any.

@@ -111,6 +111,10 @@ def test_pixels_are_those_of_datasets(tmp_path, is_embedded):
     # Transforms of users decide what is read.
     changed = dataset.with_transform(lambda batch: {"image": [1], "annotation": [2]})
     assert ExampleReader(changed)[0] == (1, 2)
+    renamed = dataset.rename_columns({"image": "photo", "annotation": "mask"})
+    assert ExampleReader(renamed.with_transform(lambda batch: {"image": [1], "annotation": [2]}))[0] == (1, 2)
+    with pytest.raises(ValueError, match=r"columns image and annotation, got \['photo', 'mask'\]\. Rename yours"):
+        ExampleReader(renamed)
 
 
 @pytest.mark.parametrize(("spoil", "reason"), SPOILT)
