@@ -9,7 +9,6 @@ its classes with their share of the pixels, and OUTPUT_DIR/<name>_overlay.png. E
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from PIL import Image, ImageOps
 from transformers import pipeline
 
 from segmenter_hf import default_checkpoint
+from segmenter_hf.outputs import OutputError, replacing_file
 from segmenter_hf.visualization import draw_overlay
 
 
@@ -47,7 +47,6 @@ def main() -> int:
 
     segmenter = pipeline("image-segmentation", model=args.model)
     label2id = segmenter.model.config.label2id
-    args.output_dir.mkdir(parents=True, exist_ok=True)
     for path, image, output in zip(args.images, images, outputs, strict=True):
         segmentation = np.zeros((image.height, image.width), dtype=np.int64)
         segments = segmenter(image)
@@ -59,12 +58,15 @@ def main() -> int:
             share = np.count_nonzero(segment["mask"]) / segmentation.size
             print(f"  {segment['label']:<20} {share:6.1%}")
 
-        unfinished = output.with_suffix(".part")
         config = segmenter.model.config
         # Models that others made for the pipeline have no palette.
-        palette = getattr(config, "palette", None)
-        draw_overlay(image, segmentation, config.id2label, palette=palette).save(unfinished, format="PNG")
-        os.replace(unfinished, output)
+        overlay = draw_overlay(image, segmentation, config.id2label, palette=getattr(config, "palette", None))
+        try:
+            with replacing_file(output) as unfinished:
+                overlay.save(unfinished)
+        except OutputError as error:
+            print(error, file=sys.stderr)
+            return 2
         print(f"  overlay: {output}")
     return 0
 

@@ -26,7 +26,7 @@ def test_segments_the_photo_of_the_demo(tmp_path):
     assert result.returncode == 0, result.stderr
     shares = dict(re.findall(r"^  (.+?) +([\d.]+)%$", result.stdout, flags=re.MULTILINE))
     assert sum(map(float, shares.values())) == pytest.approx(100, abs=1)
-    # What the model knows from roads.
+    # The model knows these from roads.
     assert float(shares["sky"]) > 20
     assert float(shares["tree"]) > 20
 
