@@ -227,6 +227,9 @@ def scan_pickles(path: Path, pickles: Iterable[IO[bytes] | mmap.mmap]) -> set[st
         for opcode, argument, _ in pickletools.genops(pickled):
             if opcode.name == "GLOBAL":
                 names.add(argument.replace(" ", "."))
+                # Memory: torch lets a file make one of any length, by its number alone.
+                if argument.endswith(" bytearray"):
+                    raise ConversionError(f"{path} is refused: it holds a bytearray, which no training writes.")
             if opcode.name == "MARK":
                 marks.append(len(stack))
             elif opcode.name in ("BINGET", "LONG_BINGET"):

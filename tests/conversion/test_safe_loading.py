@@ -314,6 +314,16 @@ def test_methods_of_placeholders_are_placeholders(tmp_path):
     assert number == 1
 
 
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_bytes_of_any_length_are_refused(is_zip, tmp_path):
+    """By a few bytes, torch would fill the memory, or at least take two gigabytes of it here."""
+    path = write_torch_file(tmp_path / "checkpoint.pth", Reduce(bytearray, 2 * 10**9), is_zip=is_zip)
+    tracemalloc.start()
+    assert "it holds a bytearray" in refusal(load_torch_file, path)
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+
+
 @pytest.mark.parametrize("owner", [OrderedDict, set, "text", {}])
 def test_getattr_of_anything_else_is_refused(owner, tmp_path):
     with foreign_class("mmengine.logging.HistoryBuffer") as history_buffer:
