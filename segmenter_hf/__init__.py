@@ -31,9 +31,11 @@ SegmenterImageProcessorPil.register_for_auto_class()
 
 def default_checkpoint() -> str:
     """
-    Folder of the checkpoint that ships with the package: a small Segmenter trained on CamVid, for `from_pretrained`
-    and `pipeline`. Its README.md says how it was trained and what it scores, its NOTICE on which terms it may be used.
-    It holds no code: whoever calls this has the package. What is saved after loading it does.
+    The folder of the checkpoint that ships with the package, for `from_pretrained` and
+    `pipeline("image-segmentation", model=default_checkpoint())`: a small Segmenter, trained on eleven classes of road
+    scenes (CamVid), whose image processor cuts images of any size into windows of 240 x 320 pixels. Its
+    README.md says how it was trained and what it scores, its NOTICE on which terms it may be used.
+    It holds no code, as whoever calls this has the package. What is saved after loading it does.
     """
     return str(Path(__file__).parent / "checkpoints" / "camvid")
 

@@ -34,7 +34,7 @@ class DecoderType:
     no_single_label: str | None = None
 
 
-# The decoders, by what `decoder_type` calls them. Adding one takes its class, and a row here.
+# Each decoder has a row, by its name in `decoder_type`: adding one takes its class and a row here.
 DECODERS = {
     "mask_transformer": DecoderType(
         "SegmenterMaskTransformerDecoder",
@@ -56,7 +56,7 @@ DECODERS = {
 }
 POSITION_EMBEDDING_INTERPOLATIONS = ("bilinear", "bicubic")
 
-# Where `trust_remote_code=True` finds the classes in a folder that holds these files.
+# In a folder that holds these files, `trust_remote_code=True` finds the classes by these names.
 MODEL_AUTO_MAP = {
     "AutoConfig": "configuration_segmenter.SegmenterConfig",
     "AutoModel": "modeling_segmenter.SegmenterModel",
@@ -175,7 +175,7 @@ class SegmenterConfig(PreTrainedConfig):
                 f"`num_labels={num_labels}` does not fit `id2label`, which names {len(self.id2label)} label(s). A "
                 "binary model (`num_labels=1`) names both labels, 0 and 1."
             )
-        # One logit but two names: `num_labels=1` cannot be told from the length of `id2label`.
+        # There is one logit but two names, so the length of `id2label` does not tell `num_labels=1`.
         self.is_binary = num_labels == 1
         if self.is_binary and self.id2label is not None:
             kwargs.pop("num_labels")

@@ -33,7 +33,7 @@ class SegmenterImageProcessorPil(SegmenterImageProcessingMixin, PilBackend):
         self, image: torch.Tensor, size: tuple[int, int], resample: "PILImageResampling | int"
     ) -> torch.Tensor:
         height, width = size
-        # By channel, as PIL does inside: so for any number of channels, and for floats.
+        # Channels are resized one by one, as PIL does inside, so that there may be any number of them, and floats.
         channels = [Image.fromarray(channel).resize((width, height), resample) for channel in image.numpy()]
         return torch.from_numpy(np.stack([np.asarray(channel) for channel in channels]))
 

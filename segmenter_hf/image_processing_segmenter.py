@@ -27,13 +27,14 @@ from .windows_segmenter import Window, get_enlarged_size, get_strides, get_windo
 
 try:
     from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput
-except ImportError:  # transformers < 5.13
+except ImportError:
+    # Releases of transformers before 5.13 do not have it.
     SemanticSegmentationPostProcessorOutput = BatchFeature
 
 
 logger = logging.get_logger(__name__)
 
-# The label of pixels that neither the loss nor metrics count.
+# Neither the loss nor metrics count pixels of this label.
 IGNORE_INDEX = 255
 # Larger values are no labels, but numbers of objects, colours, or what is left of negative ones.
 MAX_LABEL = 2**31 - 1
@@ -112,7 +113,7 @@ def to_tensor(image: "Image.Image | np.ndarray | torch.Tensor") -> torch.Tensor:
     if isinstance(image, torch.Tensor):
         return image
     array = np.asarray(image)
-    # A copy, as torch takes neither foreign byte order nor negative strides, and warns of read-only memory.
+    # This copies, as torch takes neither foreign byte order nor negative strides, and warns of read-only memory.
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
 
 
@@ -128,14 +129,14 @@ def to_labels(segmentation_map: "Image.Image | np.ndarray | torch.Tensor", name:
         stored = to_tensor(segmentation_map)
         if stored.is_complex():
             raise TypeError("Complex numbers have no order.")
-    # Also of objects, such as missing values, and of text, of which torch knows nothing.
+    # Objects, such as missing values, and text are types of which torch knows nothing.
     except TypeError:
         odd = f"values of the type {getattr(segmentation_map, 'dtype', 'object')}"
     else:
         labels = stored.to(torch.int64)
         if stored.dtype in (torch.bool, torch.uint8):
             return labels
-        # Of 64 bits without sign, the largest have become negative.
+        # The largest numbers of 64 bits without sign have become negative.
         is_odd = (labels < 0) | (labels > MAX_LABEL)
         if stored.is_floating_point():
             is_odd |= labels != stored
@@ -448,7 +449,7 @@ class SegmenterImageProcessingMixin:
                     f"Cannot convert {image.shape[0]} channels to RGB. Pass `input_data_format` if they are not the "
                     "channels, or `do_convert_rgb=False` to keep them."
                 )
-        # Without transparency, which may have more bits than the colours.
+        # Transparency, which may have more bits than the colours, is gone before values are scaled.
         image = to_8_bit_range(image, is_16_bit, max_value)
         if do_convert_rgb:
             image = image.expand(3, -1, -1)
@@ -717,7 +718,7 @@ class SegmenterImageProcessingMixin:
             )
 
         if window_offsets is None:
-            # Whole images, measured in patches.
+            # Each row is a whole image, which is measured in patches.
             grid = tuple(logits.shape[-2:])
             images = [{row: Window(row, 0, 0, *grid, *grid)} for row in range(len(logits))]
             patch_size = 1
@@ -775,8 +776,9 @@ class SegmenterImageProcessingMixin:
 
     def to_dict(self) -> dict:
         """The settings, and in `auto_map` where `trust_remote_code=True` finds the class of each backend."""
-        # In a function, as that file imports this one. The library looks for relative imports in functions too, and
-        # copies what it finds along with the class that is saved: so each of the two files brings the other.
+        # This import is in a function, as that file imports this one. The library looks for relative imports in
+        # functions too, and copies what it finds along with the class that is saved: so each of the two files brings
+        # the other.
         from .image_processing_pil_segmenter import SegmenterImageProcessorPil
 
         def reference(cls):
@@ -865,7 +867,7 @@ class SegmenterImageProcessor(SegmenterImageProcessingMixin, TorchvisionBackend)
     valid_kwargs = SegmenterImageProcessorKwargs
 
     def __init__(self, **kwargs: Unpack[SegmenterImageProcessorKwargs]):
-        # Here, as importing this file must work without torchvision: the PIL class does so to be saved.
+        # This is checked here, as the PIL class imports this file, and must do so without torchvision.
         requires_backends(self, ["torchvision"])
         super().__init__(**kwargs)
 

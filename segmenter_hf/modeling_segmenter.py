@@ -86,7 +86,7 @@ class SegmenterPatchEmbeddings(nn.Module):
             )
         height, width = pixel_values.shape[-2:]
         rows, columns = patch_grid(height, width, self.patch_size)
-        # Padding always, also by 0: a branch would tie exported programs to multiples of the patch size.
+        # Padding is done always, also by 0: a branch would tie exported programs to multiples of the patch size.
         padding = (0, columns * self.patch_size - width, 0, rows * self.patch_size - height)
         pixel_values = nn.functional.pad(pixel_values.to(self.projection.weight.dtype), padding)
         return self.projection(pixel_values)
@@ -265,6 +265,11 @@ def list_names(names: set[str]) -> str:
 
 
 class SegmenterPreTrainedModel(PreTrainedModel):
+    """
+    What [`SegmenterModel`] and [`SegmenterForSemanticSegmentation`] share: loading, which refuses weights that do not
+    fit the config, and initial weights. It has no `forward`.
+    """
+
     config: SegmenterConfig
     base_model_prefix = "segmenter"
     main_input_name = "pixel_values"
@@ -281,7 +286,7 @@ class SegmenterPreTrainedModel(PreTrainedModel):
 
     @staticmethod
     def _finalize_model_loading(model, load_config, loading_info):
-        # The last step of `from_pretrained`, which would give what is missing random values, and log a table.
+        # This is the last step of `from_pretrained`, which would give what is missing random values, and log a table.
         model._check_loaded_weights(
             set(loading_info.missing_keys), set(loading_info.unexpected_keys), load_config.ignore_mismatched_sizes
         )
@@ -372,7 +377,13 @@ class SegmenterPreTrainedModel(PreTrainedModel):
 
 
 class SegmenterModel(SegmenterPreTrainedModel):
-    """The Vision Transformer encoder: patch embeddings, pre-norm layers and a final LayerNorm."""
+    """
+    The Vision Transformer encoder: patch embeddings, pre-norm layers and a final LayerNorm.
+
+    Args:
+        config ([`SegmenterConfig`]): Its sizes. Weights are random; `SegmenterModel.from_pretrained` loads a folder or
+            a repository of the Hub, of which it leaves a decoder out.
+    """
 
     def __init__(self, config: SegmenterConfig):
         super().__init__(config)
@@ -487,7 +498,35 @@ class SegmenterMaskTransformerDecoder(SegmenterPreTrainedModel):
 
 
 class SegmenterForSemanticSegmentation(SegmenterPreTrainedModel):
-    """Segmenter with its decoder: a linear one or the mask transformer."""
+    """
+    Segmenter with its decoder, which `config.decoder_type` names. [`SegmenterImageProcessor`] makes images into its
+    inputs and its outputs into segmentation maps.
+
+    Args:
+        config ([`SegmenterConfig`]): Its sizes and labels. Weights are random; `from_pretrained` loads a folder or a
+            repository of the Hub. From an encoder's, or with another `num_labels` and `ignore_mismatched_sizes=True`,
+            it makes a model whose decoder, or whose part of it that depends on the labels, is yet to be trained.
+
+    Raises:
+        ValueError: if the config has labels that the decoder cannot have.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from PIL import Image
+    >>> from segmenter_hf import SegmenterForSemanticSegmentation, SegmenterImageProcessorPil, default_checkpoint
+
+    >>> model = SegmenterForSemanticSegmentation.from_pretrained(default_checkpoint())
+    >>> image_processor = SegmenterImageProcessorPil.from_pretrained(default_checkpoint())
+    >>> image = Image.new("RGB", (200, 100))
+    >>> with torch.no_grad():
+    ...     outputs = model(**image_processor(image, return_tensors="pt"))
+    >>> (segmentation,) = image_processor.post_process_semantic_segmentation(outputs, [(image.height, image.width)])
+    >>> segmentation.shape
+    torch.Size([100, 200])
+
+    ```"""
 
     # Trainer would divide by the number of labels that are not -100 if it thought that the loss accepts the count, and
     # so scale loss and gradients by the number of accumulation steps and processes.
@@ -593,7 +632,7 @@ class SegmenterForSemanticSegmentation(SegmenterPreTrainedModel):
 
         logits = nn.functional.interpolate(logits.float(), size=padded_size, mode="bilinear", align_corners=False)
         if label_smoothing and self.config.num_labels == 1:
-            # The two labels that a single logit tells apart.
+            # A single logit tells two labels apart, over which the target is spread.
             logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
         if logits.shape[1] == 1:
             targets = torch.where(valid, labels, 0).to(logits.dtype)

@@ -19,7 +19,7 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 # Up to this size, an image below the window is enlarged to it as in the original implementation, keeping its aspect
-# ratio. Beyond, it is stretched: a strip of 1 x 3000 pixels would become 512 x 1536000 and fill the memory.
+# ratio. What would be larger is stretched: a strip of 1 x 3000 pixels would become 512 x 1536000 and fill the memory.
 MAX_ENLARGED_PIXELS = 2**24
 # Merging takes so many classes at a time, at least one, that their score maps stay below this.
 MAX_SCORE_BYTES = 64 * 2**20
@@ -193,7 +193,7 @@ def merge_windows(
     best_scores = torch.full(target_size, 0.0 if is_binary else -torch.inf, device=device)
     scores = torch.empty(num_labels, *target_size, device=device) if return_scores else None
 
-    # A few classes at a time: all of ADE20K's 150 would take 1.2 GB at 2048 x 1024 pixels, several times over.
+    # Classes are merged a few at a time: ADE20K's 150 would take 1.2 GB at 2048 x 1024 pixels, several times over.
     num_pixels = max(math.prod(size) for size in (image_size, padded_size, target_size))
     chunk_size = max(1, MAX_SCORE_BYTES // (num_pixels * best_scores.element_size()))
     for start in range(0, num_labels, chunk_size):
