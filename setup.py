@@ -61,9 +61,10 @@ setup(
     packages=find_packages(include=["segmenter_hf", "segmenter_hf.*"]),
     package_data={
         "segmenter_hf": [
+            "conversion/licences/*.txt",
             "conversion/released.yaml",
             "data/label_sets/*.json",
-            *("hub/facts/*.bib", "hub/facts/*.yaml", "hub/licences/*.txt", "hub/templates/*.jinja"),
+            *("hub/facts/*.bib", "hub/facts/*.yaml", "hub/templates/*.jinja"),
             *(f"checkpoints/*/{name}" for name in ("*.json", "*.md", "*.safetensors", "NOTICE")),
         ]
     },

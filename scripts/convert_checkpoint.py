@@ -69,7 +69,10 @@ def parse_arguments() -> argparse.Namespace:
         description=description, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "source", metavar="SOURCE", nargs="?", help="file, folder, name of a released checkpoint, or timm:NAME"
+        "source",
+        metavar="SOURCE",
+        nargs="?",
+        help="file, folder, name of a released checkpoint, id on the Hub, or timm:NAME",
     )
     parser.add_argument(
         "output_dir",

@@ -70,7 +70,7 @@ print(json.dumps({
     assert report["size"] == [64, 48]
     assert report["labels"] == 150
     assert (package / "conversion" / "released.yaml").is_file()
-    assert {path.name for path in (package / "hub" / "licences").iterdir()} == {"apache-2.0.txt", "mit.txt"}
+    assert {path.name for path in (package / "conversion" / "licences").iterdir()} == {"apache-2.0.txt", "mit.txt"}
 
 
 def test_version_and_licence_are_stated(installed):

@@ -41,7 +41,8 @@ MODEL_FILES = re.compile(
 )
 # Each card of a converted model says what wrote it.
 CARD_FILE, CARD_MARK = "README.md", b"Converted by `segmenter_hf`"
-LICENCE_FILE, LICENCES = "LICENSE", Path(__file__).parents[1] / "hub" / "licences"
+# The texts of the licences that weights in the table of released checkpoints have, by their identifiers.
+LICENCE_FILE, LICENCES = "LICENSE", Path(__file__).with_name("licences")
 
 # A function that adds files to a folder. It gets the folder's path, the source and the model.
 AddDocuments = Callable[[Path, str | Path | ReleasedCheckpoint, SegmenterPreTrainedModel], None]
