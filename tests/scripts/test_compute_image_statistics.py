@@ -9,11 +9,9 @@ import pytest
 from PIL import Image
 
 from segmenter_hf.training.arguments import ModelArguments, parse_arguments
-from tests.common import REPOSITORY, load_script
+from tests.common import REPOSITORY
 from tests.data.datasets_on_disk import write_pairs
-
-
-AccelerateArguments = load_script("run_semantic_segmentation_no_trainer").AccelerateArguments
+from tests.training.runs import AccelerateArguments
 
 
 @pytest.fixture

@@ -9,11 +9,9 @@ import pytest
 from transformers import TrainingArguments
 
 import segmenter_hf
-from tests.common import REPOSITORY, load_script
+from tests.common import REPOSITORY
+from tests.training.runs import AccelerateArguments
 from tests.training.test_curves import make_history, write_state
-
-
-AccelerateArguments = load_script("run_semantic_segmentation_no_trainer").AccelerateArguments
 
 
 # Arguments that a script takes, and what it calls with them.

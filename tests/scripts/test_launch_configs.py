@@ -1,9 +1,6 @@
 """Files for `accelerate launch` and DeepSpeed: that what they name exists, and what comes of training with them."""
 
-import json
-import os
 import shutil
-import subprocess
 import sys
 
 import pytest
@@ -22,6 +19,7 @@ from segmenter_hf.modeling_segmenter import SegmenterLayer
 
 from ..common import REPOSITORY, tiny_config
 from ..data.datasets_on_disk import make_image, write_pairs
+from ..training.runs import SIZES, history_of, run_script
 
 
 FSDP = REPOSITORY / "scripts" / "accelerate_fsdp.yaml"
@@ -92,12 +90,10 @@ def test_deepspeed_gets_its_numbers_from_the_arguments(tmp_path):
     }
 
 
-SCRIPTS = {
-    "trainer": ("run_semantic_segmentation.py", ["--max_steps", 4, "--save_strategy", "steps", "--save_steps", 2]),
-    "accelerate": (
-        "run_semantic_segmentation_no_trainer.py",
-        ["--max_train_steps", 4, "--checkpointing_steps", 2, "--eval_steps", "no"],
-    ),
+# Steps, and a checkpoint in their middle.
+STEPS = {
+    "trainer": ["--max_steps", 4, "--save_strategy", "steps", "--save_steps", 2],
+    "accelerate": ["--max_train_steps", 4, "--checkpointing_steps", 2, "--eval_steps", "no"],
 }
 MODULE = (sys.executable, "-m")
 LAUNCHERS = {
@@ -110,30 +106,13 @@ LAUNCHERS = {
 
 
 def run(launcher, kind, dataset, output_dir):
-    script, arguments = SCRIPTS[kind]
-    command = [
-        *(*LAUNCHERS[launcher], REPOSITORY / "scripts" / script, "--dataset_name", dataset),
-        *("--output_dir", output_dir, *arguments, "--logging_steps", 1, "--per_device_train_batch_size", 1),
-        *("--hidden_size", 64, "--num_hidden_layers", 2, "--decoder_num_hidden_layers", 1),
-        *("--short_side", 40, "--crop_height", 32, "--crop_width", 32),
-        # No dropout, which processes draw for themselves in both cases, but from other states.
-        *("--drop_path_rate", 0.0, "--decoder_dropout_prob", 0.0),
-        *(["--use_cpu", "True"] if launcher == "ddp" else []),
-    ]
-    result = subprocess.run(
-        [str(part) for part in command],
-        capture_output=True,
-        text=True,
-        cwd=REPOSITORY,
-        env={**os.environ, "ACCELERATE_TORCH_DEVICE": "cpu"},
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout + result.stderr
-
-
-def history_of(folder):
-    return json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    arguments = ["--dataset_name", dataset, "--output_dir", output_dir, *STEPS[kind], "--logging_steps", 1, *SIZES]
+    arguments += ["--num_hidden_layers", 2, "--per_device_train_batch_size", 1]
+    # No dropout, which processes draw for themselves in both cases, but from other states.
+    arguments += ["--drop_path_rate", 0.0, "--decoder_dropout_prob", 0.0]
+    arguments += ["--use_cpu", "True"] if launcher == "ddp" else []
+    environment = {"ACCELERATE_TORCH_DEVICE": "cpu"}
+    return run_script(kind, *arguments, launcher=LAUNCHERS[launcher], environment=environment)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +129,7 @@ def replicated(dataset, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", list(SCRIPTS))
+@pytest.mark.parametrize("kind", list(STEPS))
 def test_sharded_runs_train_evaluate_and_save_as_others(kind, dataset, replicated, tmp_path):
     output = run("fsdp", kind, dataset, tmp_path)
     assert "FSDPSegmenterForSemanticSegmentation" in output, "torch names the class that it gives sharded models"

@@ -1,7 +1,6 @@
 """Both training scripts, run as users run them, killed and resumed, and on two processes."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -24,21 +23,15 @@ from segmenter_hf.evaluation.results import read_results_file
 from ..common import CODE_FILES, REPOSITORY, encode_tiff
 from ..data.datasets_on_disk import make_image
 from ..hub.hub_server import HubServer, client_environment
+from ..training.runs import SCRIPTS, SIZES, history_of, run_command
 
 
-SCRIPTS = {
-    "trainer": REPOSITORY / "scripts" / "run_semantic_segmentation.py",
-    "accelerate": REPOSITORY / "scripts" / "run_semantic_segmentation_no_trainer.py",
-}
 # What the two call differently.
 NAMES = {
     "trainer": {"steps": "--max_steps", "save": "--save_steps"},
     "accelerate": {"steps": "--max_train_steps", "save": "--checkpointing_steps"},
 }
-MODEL = [
-    *("--hidden_size", 64, "--num_hidden_layers", 2, "--decoder_num_hidden_layers", 1),
-    *("--short_side", 40, "--crop_height", 32, "--crop_width", 32),
-]
+MODEL = [*SIZES, "--num_hidden_layers", 2]
 RUN = ["--per_device_train_batch_size", 2, "--use_cpu", "True", "--logging_steps", 1, "--seed", 3]
 
 
@@ -75,23 +68,11 @@ def command(kind, dataset, output_dir, steps, *arguments, launcher=(sys.executab
 
 
 def run(*args, environment=None, **kwargs):
-    result = subprocess.run(
-        command(*args, **kwargs),
-        capture_output=True,
-        text=True,
-        cwd=REPOSITORY,
-        env={**os.environ, **(environment or {})},
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout + result.stderr
+    return run_command(*command(*args, **kwargs), environment=environment)
 
 
 def weights_of(folder):
     return load_file(folder / "model.safetensors")
-
-
-def history_of(folder):
-    return json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
 
 
 def losses_of(folder):
@@ -136,8 +117,7 @@ def test_trains_evaluates_and_saves_a_model_that_works(unbroken, dataset, tmp_pa
     for name in ("--short_side", "--crop_height", "--crop_width"):
         position = arguments.index(name)
         del arguments[position : position + 2]
-    result = subprocess.run(arguments, capture_output=True, text=True, cwd=REPOSITORY)
-    assert result.returncode == 0, result.stderr
+    run_command(*arguments)
     assert_equal(again, unbroken)
     assert AutoImageProcessor.from_pretrained(again).to_dict() == image_processor.to_dict()
     evaluated = json.loads((again / "all_results.json").read_text(encoding="utf-8"))
@@ -149,10 +129,7 @@ def test_the_evaluation_script_gives_the_digits_of_training(unbroken, dataset, t
     script = REPOSITORY / "scripts" / "evaluate_semantic_segmentation.py"
     arguments = ["--model_name_or_path", unbroken, "--dataset_name", dataset, "--image_column_name", "photo_id"]
     arguments += ["--output_file", tmp_path / "results.json", "--device", "cpu"]
-    result = subprocess.run(
-        [sys.executable, str(script), *map(str, arguments)], capture_output=True, text=True, cwd=REPOSITORY
-    )
-    assert result.returncode == 0, result.stderr
+    run_command(sys.executable, script, *arguments)
     trained, evaluated = read_results_file(unbroken / "results.json"), read_results_file(tmp_path / "results.json")
     for name in ("mean_iou", "mean_accuracy", "overall_accuracy", "loss", "per_category_iou", "protocol"):
         assert evaluated[name] == trained[name], name
@@ -266,12 +243,10 @@ def test_images_of_four_bands_and_12_bits(tmp_path):
     (data / "id2label.json").write_text('["dark", "bright"]', encoding="utf-8")
 
     def run_script(name, *arguments):
-        command = [sys.executable, REPOSITORY / "scripts" / name, "--dataset_name", data, *arguments]
-        result = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=REPOSITORY)
-        assert result.returncode == 0, result.stdout + result.stderr
-        return result.stdout
+        return run_command(sys.executable, REPOSITORY / "scripts" / name, "--dataset_name", data, *arguments)
 
-    flags = run_script("compute_image_statistics.py", "--num_channels", 4, "--max_value", 4095).split()
+    # What libraries say to standard error comes behind the flags.
+    flags = run_script("compute_image_statistics.py", "--num_channels", 4, "--max_value", 4095).splitlines()[0].split()
     scripts = {"a": SCRIPTS["trainer"], "b": SCRIPTS["accelerate"]}
     for (folder, script), steps in zip(scripts.items(), ("--max_steps", "--max_train_steps"), strict=True):
         run_script(script, "--output_dir", tmp_path / folder, *MODEL, *RUN, steps, 20, "--learning_rate", 3e-3, *flags)

@@ -10,12 +10,8 @@ from segmenter_hf.training.arguments import TrainingError, parse_arguments
 from segmenter_hf.training.run_script import run_script
 from segmenter_hf.training.run_with_trainer import check_arguments
 
-from ..common import load_script
 from ..data.datasets_on_disk import write_pairs
-
-
-LOOP = load_script("run_semantic_segmentation_no_trainer")
-AccelerateArguments = LOOP.AccelerateArguments
+from .runs import LOOP, AccelerateArguments
 
 
 @pytest.fixture(scope="module")

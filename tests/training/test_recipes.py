@@ -11,11 +11,8 @@ from segmenter_hf.data.labels import load_label_set
 from segmenter_hf.training.arguments import parse_arguments
 from segmenter_hf.training.recipes import RECIPES, choose_recipe, describe_other_batch
 
-from ..common import load_script
 from ..data.datasets_on_disk import write_pairs
-
-
-AccelerateArguments = load_script("run_semantic_segmentation_no_trainer").AccelerateArguments
+from .runs import AccelerateArguments
 
 
 @pytest.fixture(scope="module")

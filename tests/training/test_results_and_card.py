@@ -13,12 +13,11 @@ from segmenter_hf.training.arguments import parse_arguments
 from segmenter_hf.training.recipes import RECIPES, find_changes
 from segmenter_hf.training.run_record import describe_optimizer
 
-from ..common import load_script, tiny_config
+from ..common import tiny_config
 from ..data.datasets_on_disk import write_pairs
+from .runs import LOOP, AccelerateArguments
 
 
-LOOP = load_script("run_semantic_segmentation_no_trainer")
-AccelerateArguments = LOOP.AccelerateArguments
 SCRIPTS = {TrainingArguments: run_with_trainer, AccelerateArguments: LOOP}
 
 

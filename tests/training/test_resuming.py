@@ -19,17 +19,13 @@ from segmenter_hf.training.arguments import TrainingError, parse_arguments
 from segmenter_hf.training.resuming import check_room, read_options, restore_options
 from segmenter_hf.training.run_record import RunRecord
 
-from ..common import load_script
 from ..data.datasets_on_disk import write_pairs
+from .runs import MODULES, RUN_TYPES, SIZES, history_of
 
 
 KINDS = ["trainer", "accelerate"]
-MODULES = {"trainer": run_with_trainer, "accelerate": load_script("run_semantic_segmentation_no_trainer")}
-FLAGS = [
-    *("--hidden_size", 64, "--num_hidden_layers", 1, "--decoder_num_hidden_layers", 1, "--short_side", 40),
-    *("--crop_height", 32, "--crop_width", 32, "--per_device_train_batch_size", 2, "--use_cpu", "True"),
-    *("--logging_steps", 1, "--num_train_epochs", 3, "--lr_scheduler_type", "constant"),
-]
+FLAGS = [*SIZES, "--num_hidden_layers", 1, "--per_device_train_batch_size", 2, "--use_cpu", "True"]
+FLAGS += ["--logging_steps", 1, "--num_train_epochs", 3, "--lr_scheduler_type", "constant"]
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +43,7 @@ def train(kind, dataset, output_dir, steps, *flags, save=2):
         "accelerate": ["--max_train_steps", steps, "--checkpointing_steps", save, "--eval_steps", "no"],
     }[kind]
     command = ["--dataset_name", dataset, "--output_dir", output_dir, *FLAGS, *own, *flags]
-    run_type = TrainingArguments if kind == "trainer" else MODULES[kind].AccelerateArguments
-    return MODULES[kind].train(*parse_arguments(run_type, "", [str(part) for part in command]))
+    return MODULES[kind].train(*parse_arguments(RUN_TYPES[kind], "", [str(part) for part in command]))
 
 
 @pytest.fixture(scope="module")
@@ -118,14 +113,10 @@ def test_what_a_kill_at_the_end_left_out_is_written(kind, dataset, copy_run):
     # Of what was made, not of the start that made nothing.
     training = training_of(folder)
     assert "Length: 7 steps, or 1.4 epochs." in training
-    steps = [entry["step"] for entry in trainer_state(folder)["log_history"] if "loss" in entry]
+    steps = [entry["step"] for entry in history_of(folder) if "loss" in entry]
     assert steps == list(range(1, 8))
     record = RunRecord.read(folder)
     assert record.is_complete and record.training.train_seconds > 0
-
-
-def trainer_state(folder):
-    return json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -147,9 +138,7 @@ def test_a_schedule_of_another_length_goes_on_from_the_step(kind, dataset, tmp_p
     flags = ["--lr_scheduler_type", "linear", "--learning_rate", 0.01]
     train(kind, dataset, tmp_path, 4, *flags)
     train(kind, dataset, tmp_path, 8, *flags)
-    rates = {
-        entry["step"]: entry["learning_rate"] for entry in trainer_state(tmp_path)["log_history"] if "loss" in entry
-    }
+    rates = {entry["step"]: entry["learning_rate"] for entry in history_of(tmp_path) if "loss" in entry}
     # 5 percent of warm-up are one step; a run of 4 steps ends at 0, which is no rate to go on with.
     expected = {step: 0.01 * (9 - step) / 7 for step in range(5, 9)}
     assert {step: rates[step] for step in expected} == pytest.approx(expected)

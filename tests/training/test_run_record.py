@@ -10,10 +10,7 @@ from segmenter_hf.hub.training_facts import TrainingFacts
 from segmenter_hf.training.arguments import DataArguments, MethodArguments, ModelArguments, TrainingError
 from segmenter_hf.training.run_record import ADAPTER_FLAGS, DATA_FLAGS, RUN_FLAGS, RunRecord, find_differences
 
-from ..common import load_script
-
-
-AccelerateArguments = load_script("run_semantic_segmentation_no_trainer").AccelerateArguments
+from .runs import AccelerateArguments
 
 
 # What else the settings show of flags: by data and labels, image processor, config and first weights, or by their own

@@ -1,30 +1,23 @@
 """What trackers are told of training runs: read back from where they keep it, and compared with the run's history."""
 
 import json
-import os
 import sqlite3
-import subprocess
-import sys
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from segmenter_hf.training.curves import read_curves
 
-from ..common import REPOSITORY
 from ..data.datasets_on_disk import write_pairs
+from .runs import history_of, run_script
 
 
 pytestmark = pytest.mark.slow
 
-SCRIPTS = {
-    "trainer": (
-        "run_semantic_segmentation.py",
-        {"max_steps": 4, "eval_strategy": "steps", "save_strategy": "no", "run_name": "small"},
-        "runs/*",
-    ),
+# Arguments of each script, and where TensorBoard's events are.
+RUNS = {
+    "trainer": ({"max_steps": 4, "eval_strategy": "steps", "save_strategy": "no", "run_name": "small"}, "runs/*"),
     "accelerate": (
-        "run_semantic_segmentation_no_trainer.py",
         {"max_train_steps": 4, "checkpointing_steps": "no", "with_tracking": True},
         "semantic_segmentation",
     ),
@@ -42,13 +35,12 @@ TRACKED = {
 
 
 def run(kind, folder):
-    script, arguments, _ = SCRIPTS[kind]
     dataset = write_pairs(folder / "dataset", "images", "annotations", number=10, values=(0, 1))
     # So many that some are not predicted either, whose IoU is no number.
     absent = [f"absent {index}" for index in range(100)]
     (dataset / "id2label.json").write_text(json.dumps(["sky", "road", *absent]), encoding="utf-8")
     arguments = {
-        **arguments,
+        **RUNS[kind][0],
         "dataset_name": str(dataset),
         "output_dir": str(folder / "output"),
         **{"hidden_size": 64, "num_hidden_layers": 1, "decoder_num_hidden_layers": 1},
@@ -58,14 +50,7 @@ def run(kind, folder):
         "report_to": ["tensorboard", "trackio"],
     }
     (folder / "arguments.json").write_text(json.dumps(arguments), encoding="utf-8")
-    result = subprocess.run(
-        [sys.executable, REPOSITORY / "scripts" / script, folder / "arguments.json"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "TRACKIO_DIR": str(folder / "trackio")},
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout + result.stderr
+    return run_script(kind, folder / "arguments.json", environment={"TRACKIO_DIR": str(folder / "trackio")})
 
 
 def expected_of(history):
@@ -98,10 +83,10 @@ def read_trackio(folder):
     return values
 
 
-@pytest.mark.parametrize("kind", list(SCRIPTS))
+@pytest.mark.parametrize("kind", list(RUNS))
 def test_trackers_are_told_what_the_history_has(kind, tmp_path):
     output = run(kind, tmp_path)
-    history = json.loads((tmp_path / "output" / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    history = history_of(tmp_path / "output")
     expected = expected_of(history)
     assert expected["train/loss"].keys() == {1, 2, 3, 4}
     assert expected["eval/mean_iou"].keys() == {2, 4}
@@ -110,7 +95,7 @@ def test_trackers_are_told_what_the_history_has(kind, tmp_path):
     for complaint in ("is incorrect so we dropped this attribute", "None", "Traceback"):
         assert complaint not in output
 
-    (folder,) = (tmp_path / "output").glob(SCRIPTS[kind][2])
+    (folder,) = (tmp_path / "output").glob(RUNS[kind][1])
     tensorboard, trackio = read_tensorboard(folder), read_trackio(tmp_path / "trackio")
     assert all(value is not None for values in trackio.values() for value in values.values())
     for name, values in expected.items():

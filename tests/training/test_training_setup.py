@@ -19,11 +19,8 @@ from segmenter_hf.training.arguments import (
 from segmenter_hf.training.recipes import RECIPES
 from segmenter_hf.training.training_setup import balanced_class_weights, count_labels, prepare
 
-from ..common import load_script
 from ..data.datasets_on_disk import make_label_map, save, write_pairs
-
-
-AccelerateArguments = load_script("run_semantic_segmentation_no_trainer").AccelerateArguments
+from .runs import AccelerateArguments
 
 
 def test_label_maps_are_checked_before_anything_else(tmp_path):
