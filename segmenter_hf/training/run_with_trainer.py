@@ -1,6 +1,5 @@
 """A run of run_semantic_segmentation.py, from its parsed arguments to the finished model."""
 
-import logging
 import os
 from typing import Any
 
@@ -23,9 +22,6 @@ from .run_record import RunRecord
 from .run_script import set_up_logging
 from .segmentation_trainer import SegmentationTrainer, evaluation_dtype
 from .training_setup import Run, prepare
-
-
-logger = logging.getLogger(__name__)
 
 
 def check_arguments(training_args: TrainingArguments, method_args: MethodArguments):

@@ -111,7 +111,7 @@ def test_file_systems_without_locks_warn(error, tmp_path, monkeypatch, caplog):
 
 
 def test_what_a_killed_run_left_half_written_is_cleared(tmp_path):
-    for name in (".segmenter_hf.unfinished", ".segmenter_hf.removed"):
+    for name in (".segmenter_hf.unfinished", ".segmenter_hf.removed", ".segmenter_hf.converted"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").write_bytes(bytes(10))
     with reserved(tmp_path):
