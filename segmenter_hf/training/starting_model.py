@@ -232,7 +232,10 @@ def make_model(
     attention = {"attn_implementation": model_args.attn_implementation} if model_args.attn_implementation else {}
 
     start_weights = None
-    if checkpoint is not None:
+    if checkpoint is None:
+        config = _make_config(model_args, image_processor, decoder, settings)
+        model = AutoModelForSemanticSegmentation.from_config(config, **attention)
+    else:
         model, info = AutoModelForSemanticSegmentation.from_pretrained(
             checkpoint.name_or_path,
             ignore_mismatched_sizes=True,
@@ -252,32 +255,10 @@ def make_model(
                 )
         new = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
         start_weights = hash_weights({name: each for name, each in model.state_dict().items() if name not in new})
-    else:
-        if model_args.config_name is not None:
-            channels = {} if model_args.num_channels is None else {"num_channels": model_args.num_channels}
-            try:
-                config = SegmenterConfig.from_pretrained(
-                    model_args.config_name, **_hub_settings(model_args), **channels, **settings
-                )
-            except OSError as error:
-                raise ValueError(f"--config_name {model_args.config_name} cannot be loaded: {error}") from error
-        else:
-            config = SegmenterConfig(
-                hidden_size=model_args.hidden_size,
-                num_hidden_layers=model_args.num_hidden_layers,
-                num_attention_heads=max(1, model_args.hidden_size // 64),
-                intermediate_size=4 * model_args.hidden_size,
-                image_size=(image_processor.crop_size.height, image_processor.crop_size.width),
-                patch_size=model_args.patch_size,
-                num_channels=model_args.num_channels or SegmenterConfig.num_channels,
-                **decoder,
-                **settings,
-            )
-        model = AutoModelForSemanticSegmentation.from_config(config, **attention)
-    if checkpoint is not None and model_args.num_channels is not None:
-        fit_channels(model, model_args.num_channels)
-    if checkpoint is not None and not checkpoint.has_decoder:
-        fit_position_embeddings(model, image_processor.crop_size.height, image_processor.crop_size.width)
+        if model_args.num_channels is not None:
+            fit_channels(model, model_args.num_channels)
+        if not checkpoint.has_decoder:
+            fit_position_embeddings(model, image_processor.crop_size.height, image_processor.crop_size.width)
     if image_processor.patch_size != model.config.patch_size:
         raise ValueError(
             f"The image processor is for patches of {image_processor.patch_size} pixels, the model has patches of "
@@ -285,6 +266,34 @@ def make_model(
             "--image_processor_name."
         )
     return model, start_weights
+
+
+def _make_config(
+    model_args: ModelArguments,
+    image_processor: SegmenterImageProcessingMixin,
+    decoder: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> SegmenterConfig:
+    """The config of a model without weights to start from: by `--config_name`, or of the sizes that are given."""
+    if model_args.config_name is None:
+        return SegmenterConfig(
+            hidden_size=model_args.hidden_size,
+            num_hidden_layers=model_args.num_hidden_layers,
+            num_attention_heads=max(1, model_args.hidden_size // 64),
+            intermediate_size=4 * model_args.hidden_size,
+            image_size=(image_processor.crop_size.height, image_processor.crop_size.width),
+            patch_size=model_args.patch_size,
+            num_channels=model_args.num_channels or SegmenterConfig.num_channels,
+            **decoder,
+            **settings,
+        )
+    channels = {} if model_args.num_channels is None else {"num_channels": model_args.num_channels}
+    try:
+        return SegmenterConfig.from_pretrained(
+            model_args.config_name, **_hub_settings(model_args), **channels, **settings
+        )
+    except OSError as error:
+        raise ValueError(f"--config_name {model_args.config_name} cannot be loaded: {error}") from error
 
 
 def hash_weights(weights: Mapping[str, torch.Tensor]) -> str:
