@@ -155,8 +155,6 @@ def describe_settings(
         selection (`Mapping`, *optional*): How figures of evaluation choose weights or learning rate, if they do.
     """
     setup, data_args, method_args, args = run.setup, run.data_args, run.method_args, run.args
-    # A process with several devices counts the crops of all.
-    per_device = getattr(args, "train_batch_size", args.per_device_train_batch_size)
     data = setup.data
     config = setup.model.config.to_dict()
     own = SegmenterConfig.__annotations__.keys() - {"palette"}
@@ -180,7 +178,7 @@ def describe_settings(
         "start_weights": setup.start_weights,
         "adapters": {name: getattr(method_args, name) for name in ADAPTER_FLAGS} if method_args.use_peft else None,
         "class_balance": method_args.class_balance,
-        "batch_size": per_device * args.gradient_accumulation_steps * run.num_processes,
+        "batch_size": run.batch_size,
         "precision": mixed_precision,
         **{name: getattr(data_args, name) for name in DATA_FLAGS},
         **{name: _plain(getattr(args, name)) for name in RUN_FLAGS if hasattr(args, name)},
@@ -209,9 +207,6 @@ def describe_training(run: Run, mixed_precision: str, warmup_steps: float) -> Tr
     crop_size = run.setup.image_processor.crop_size
     optimizer = str(getattr(args.optim, "value", args.optim))
     model, image_processor = run.setup.model, run.setup.image_processor
-    # A process with several devices counts the crops of all.
-    per_device = getattr(args, "train_batch_size", args.per_device_train_batch_size)
-    batch_size = per_device * args.gradient_accumulation_steps * run.num_processes
     precision = {"bf16": "bfloat16 autocast", "fp16": "float16 autocast"}.get(mixed_precision, "float32")
     lora = {}
     if method_args.use_peft:
@@ -224,14 +219,14 @@ def describe_training(run: Run, mixed_precision: str, warmup_steps: float) -> Tr
     return TrainingFacts(
         recipe=run.recipe.name,
         recipe_title=run.recipe.title,
-        recipe_changes=find_changes(run.recipe, args, image_processor, model.config, batch_size),
+        recipe_changes=find_changes(run.recipe, args, image_processor, model.config, run.batch_size),
         is_from_scratch=run.model_args.model_name_or_path is None,
         dataset_config_name=data_args.dataset_config_name,
         split=data_args.train_split,
         num_images=len(run.setup.train_dataset),
         num_split_images=len(run.setup.data.split(data_args.train_split)),
         held_out_share=run.setup.data.held_out_share,
-        per_device_batch_size=per_device,
+        per_device_batch_size=run.per_device_batch_size,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         num_processes=run.num_processes,
         optimizer=optimizer,

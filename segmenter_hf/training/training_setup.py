@@ -70,6 +70,16 @@ class Run:
     num_processes: int
     autocast_dtype: torch.dtype | None
 
+    @property
+    def per_device_batch_size(self) -> int:
+        """Crops of a process in a forward pass: those of all of its devices, where `Trainer` gives it several."""
+        return getattr(self.args, "train_batch_size", self.args.per_device_train_batch_size)
+
+    @property
+    def batch_size(self) -> int:
+        """Crops of a step, over all processes and accumulated forward passes."""
+        return self.per_device_batch_size * self.args.gradient_accumulation_steps * self.num_processes
+
 
 @refuse_unusable()
 def prepare(
