@@ -97,7 +97,7 @@ class InterruptingFinder:
 
 @pytest.mark.parametrize("name", [*SCRIPTS, "run_semantic_segmentation", "run_semantic_segmentation_no_trainer"])
 def test_ctrl_c_while_libraries_are_loaded_is_one_line(name, run_main, monkeypatch):
-    # Of which each script imports one, so that it is looked for.
+    # Each script imports one of these, which is then looked for.
     for module in ("command_line", "processes"):
         monkeypatch.delitem(sys.modules, f"segmenter_hf.{module}")
     monkeypatch.setattr(sys, "meta_path", [InterruptingFinder])

@@ -49,7 +49,7 @@ def test_fsdp_makes_each_layer_a_unit(monkeypatch):
     plugin = FullyShardedDataParallelPlugin()
     assert plugin.fsdp_version == 2
     assert plugin.reshard_after_forward is True
-    # Of shards, `Trainer` would save no model at the end.
+    # From shards, `Trainer` would save no model at the end.
     assert "FULL_STATE_DICT" in str(plugin.state_dict_type)
 
     model = SegmenterForSemanticSegmentation(tiny_config())
@@ -90,7 +90,7 @@ def test_deepspeed_gets_its_numbers_from_the_arguments(tmp_path):
     }
 
 
-# Steps, and a checkpoint in their middle.
+# Each run makes four steps, with a checkpoint in their middle.
 STEPS = {
     "trainer": ["--max_steps", 4, "--save_strategy", "steps", "--save_steps", 2],
     "accelerate": ["--max_train_steps", 4, "--checkpointing_steps", 2, "--eval_steps", "no"],

@@ -26,7 +26,7 @@ from ..hub.hub_server import HubServer, client_environment
 from ..training.runs import SCRIPTS, SIZES, history_of, run_command
 
 
-# What the two call differently.
+# The two call these differently.
 NAMES = {
     "trainer": {"steps": "--max_steps", "save": "--save_steps"},
     "accelerate": {"steps": "--max_train_steps", "save": "--checkpointing_steps"},

@@ -14,7 +14,7 @@ from tests.common import REPOSITORY, load_script
 
 LOOP = load_script("run_semantic_segmentation_no_trainer")
 AccelerateArguments = LOOP.AccelerateArguments
-# By the names that records of runs have for the scripts: what trains, and the script's own arguments.
+# Records of runs have these names for the scripts.
 MODULES = {"trainer": run_with_trainer, "accelerate": LOOP}
 RUN_TYPES = {"trainer": TrainingArguments, "accelerate": AccelerateArguments}
 SCRIPTS = {

@@ -177,7 +177,7 @@ def test_the_best_model_is_that_of_the_metric_that_was_named(folder):
 
 
 def test_a_yes_needs_no_value(folder):
-    # Of the kind that may also be left open.
+    # This flag may also be left open.
     for run_type in (TrainingArguments, AccelerateArguments):
         _, data_args, *_ = parse(folder, "--do_reduce_labels", run_type)
         assert data_args.do_reduce_labels is True

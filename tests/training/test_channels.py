@@ -132,7 +132,7 @@ def test_a_run_starts_with_as_many_bands_as_it_is_told(kind, num_channels, tmp_p
     mode = {1: "L", 4: "RGBA"}[num_channels]
     inputs = again(Image.new(mode, (40, 50), 9), return_tensors="pt")
     assert model(**inputs).logits.shape[1] == 2
-    # As the pipeline has it.
+    # The pipeline hands over such images.
     with pytest.raises(ValueError, match=r"for each of the 3 channels, got 4|shape \(batch_size, 1, height, width\)"):
         model(**again(Image.new("RGB", (40, 50)), return_tensors="pt"))
 

@@ -45,7 +45,7 @@ def lines_of(axes):
 
 def test_each_quantity_of_a_run(tmp_path):
     history = make_history(8, [0.2, 0.4])
-    # What `Trainer` adds at the end.
+    # `Trainer` adds such an entry at the end.
     history.append({"train_runtime": 3.0, "train_loss": 0.7, "epoch": 2.0, "step": 8})
     run = read_curves(write_state(tmp_path / "run", history), "small")
     assert run.name == "small"
@@ -177,7 +177,7 @@ def test_figure_of_several_runs_over_epochs(tmp_path):
     folders = [write_state(tmp_path / "long", make_history(12, [0.1, 0.2, 0.3]))]
     folders += [write_state(tmp_path / "short", make_history(4, [], per_epoch=2))]
     loss, _, iou = draw_curves(read_runs(folders), x="epoch", smoothing=0.5).axes
-    # What was logged, and behind the smoothed line: paler.
+    # The line of what was logged is there too, paler, behind the smoothed one.
     logged, smoothed = loss.get_lines()[:2]
     assert logged.get_xdata().tolist() == [step / 4 for step in range(1, 13)]
     assert logged.get_ydata().tolist() == [1 / step for step in range(1, 13)]

@@ -109,7 +109,7 @@ def test_changes_of_recipes(run_type):
     ("run_type", "arguments", "expected"),
     [
         (TrainingArguments, ["--optim", "adamw_torch"], {"betas": [0.9, 0.99], "eps": 1e-8}),
-        # Which `Trainer` does not read.
+        # `Trainer` does not read this one.
         (TrainingArguments, ["--optim_args", "amsgrad=true"], {"betas": [0.9, 0.99], "eps": 1e-8}),
         (TrainingArguments, ["--optim", "sgd", "--optim_args", "momentum=0.9"], {"momentum": "0.9"}),
         (AccelerateArguments, ["--optim", "sgd", "--optim_args", "momentum=0.9,nesterov=true"],

@@ -110,7 +110,7 @@ def test_what_a_kill_at_the_end_left_out_is_written(kind, dataset, copy_run):
             file.unlink()
     train(kind, dataset, folder, 7)
     assert contents(folder)[Path("model.safetensors")] == before[Path("model.safetensors")]
-    # Of what was made, not of the start that made nothing.
+    # The card is of what was made, not of the start that made nothing.
     training = training_of(folder)
     assert "Length: 7 steps, or 1.4 epochs." in training
     steps = [entry["step"] for entry in history_of(folder) if "loss" in entry]
@@ -361,7 +361,7 @@ def test_the_best_model_is_found_where_a_folder_was_moved_to(dataset, tmp_path):
     assert best < 5, "the last one is another"
     weights = (tmp_path / "run" / "model.safetensors").read_bytes()
     moved = shutil.copytree(tmp_path / "run", tmp_path / "moved")
-    # Of the folder that was copied, another run has gone on; this one was killed before its model was saved.
+    # Another run has gone on in the folder that was copied; this one was killed before its model was saved.
     shutil.copy(tmp_path / "run" / "checkpoint-5" / "model.safetensors", tmp_path / "run" / f"checkpoint-{best}")
     for _ in range(2):
         for file in [each for each in moved.iterdir() if each.is_file()]:
@@ -390,7 +390,7 @@ def test_a_disk_that_fills_up_costs_no_finished_work(kind, dataset, copy_run):
     before = contents(folder)
     size = (folder / "model.safetensors").stat().st_size
     last = max(folder.glob("checkpoint-*")).name
-    # At the optimiser of a checkpoint, and at the model at the end.
+    # The disk is full at the optimiser of a checkpoint, and at the model at the end.
     for limit, save, what in ((size + 4096, 1, r"checkpoint-\d"), (size - 4096, 100, str(folder))):
         with (
             limited_files(limit),
@@ -468,7 +468,7 @@ def test_options_after_a_checkpoint_are_those_of_now():
         (group,) = optimizer.param_groups
         assert isinstance(scheduler, LambdaLR) and scheduler.last_epoch == 4
         assert group["weight_decay"] == settings[1]
-        # To the last bit, where nothing has changed.
+        # Where nothing has changed, the rate is the same to the last bit.
         assert group["lr"] == expected if expected else group["lr"] == pytest.approx(0.2 * 0.5, rel=1e-4)
         assert scheduler.get_last_lr() == [group["lr"]]
         assert optimizer.state_dict()["state"][0]["step"] == 4

@@ -13,25 +13,26 @@ from segmenter_hf.training.run_record import ADAPTER_FLAGS, DATA_FLAGS, RUN_FLAG
 from .runs import AccelerateArguments
 
 
-# What else the settings show of flags: by data and labels, image processor, config and first weights, or by their own
-# names.
-SHOWN = {
-    *("model_name_or_path", "config_name", "image_processor_name", "model_revision", "num_channels", "hidden_size"),
-    *("num_hidden_layers", "patch_size", "decoder_type", "decoder_num_hidden_layers", "decoder_dropout_prob"),
-    *("drop_path_rate", "dataset_name", "dataset_config_name", "image_column_name", "annotation_column_name"),
-    *("labels", "train_split", "train_val_split", "max_train_samples", "do_reduce_labels", "short_side", "long_side"),
-    *("crop_height", "crop_width", "window_stride", "max_value", "image_mean", "image_std", "recipe", "class_balance"),
-    *("skip_unreadable", "use_peft", "per_device_train_batch_size", "gradient_accumulation_steps", "mixed_precision"),
-    "optim_args",
-}
-# What may change from one part of a run to the next.
-FREE = {
-    *("cache_dir", "token", "trust_remote_code", "attn_implementation", "validation_split", "max_eval_samples"),
-    *("check_all_examples", "accept_changes", "output_dir", "per_device_eval_batch_size", "num_train_epochs"),
-    *("max_train_steps", "logging_steps", "eval_steps", "checkpointing_steps", "save_total_limit"),
-    *("resume_from_checkpoint", "gradient_checkpointing", "torch_compile", "dataloader_num_workers", "use_cpu"),
-    *("with_tracking", "report_to", "push_to_hub", "hub_model_id", "hub_token", "hub_private_repo"),
-}
+# The settings show these flags too: by data and labels, image processor, config and first weights, or by their names.
+SHOWN = set(
+    """
+    model_name_or_path config_name image_processor_name model_revision num_channels hidden_size num_hidden_layers
+    patch_size decoder_type decoder_num_hidden_layers decoder_dropout_prob drop_path_rate dataset_name
+    dataset_config_name image_column_name annotation_column_name labels train_split train_val_split max_train_samples
+    do_reduce_labels short_side long_side crop_height crop_width window_stride max_value image_mean image_std recipe
+    class_balance skip_unreadable use_peft per_device_train_batch_size gradient_accumulation_steps mixed_precision
+    optim_args
+    """.split()
+)
+# These may change from one part of a run to the next.
+FREE = set(
+    """
+    cache_dir token trust_remote_code attn_implementation validation_split max_eval_samples check_all_examples
+    accept_changes output_dir per_device_eval_batch_size num_train_epochs max_train_steps logging_steps eval_steps
+    checkpointing_steps save_total_limit resume_from_checkpoint gradient_checkpointing torch_compile
+    dataloader_num_workers use_cpu with_tracking report_to push_to_hub hub_model_id hub_token hub_private_repo
+    """.split()
+)
 
 
 def test_each_flag_either_decides_or_does_not():
@@ -97,7 +98,7 @@ def test_a_record_is_readable_and_comes_back(tmp_path):
     assert RunRecord.read(tmp_path / "none") is None
 
     values = json.loads(text)
-    # Of a later release.
+    # A later release may have written more.
     (tmp_path / "training_record.json").write_text(json.dumps({**values, "new": 1}), encoding="utf-8")
     assert RunRecord.read(tmp_path) == record
     for broken in (

@@ -83,7 +83,7 @@ def test_on_an_encoder_the_papers_sizes_apply(encoder, tmp_path, recipe, size, c
     assert dict(processor.crop_size) == {"height": crop, "width": crop}
     assert (processor.window_stride, processor.do_reduce_labels) == (stride, reduce)
     assert list(processor.image_mean) == [0.1, 0.2, 0.3], "the normalisation is the encoder's"
-    # Of Seg-L on ADE20K: another size keeps the ratio of the sides.
+    # Another size, such as that of Seg-L on ADE20K, keeps the ratio of the sides.
     larger = image_processor_of(encoder, tmp_path, recipe, short_side=640, crop_height=640, crop_width=640)
     assert dict(larger.size) == {"shortest_edge": 640, "longest_edge": 640 * size[1] // size[0]}
     assert larger.window_stride == 320
@@ -214,7 +214,7 @@ def test_a_decoder_that_is_kept_is_not_asked_for_otherwise(segmenter, encoder, t
         model_of(segmenter, decoder_type="linear")
     with pytest.raises(ValueError, match="--decoder_num_hidden_layers 3 is not that of .*, 1, whose decoder is kept"):
         model_of(segmenter, decoder_num_hidden_layers=3)
-    # Of an encoder, there is none to keep.
+    # An encoder has none to keep.
     assert model_of(encoder).config.decoder_num_hidden_layers == 2
     assert model_of(encoder, decoder_type="linear").config.decoder_type == "linear"
 

@@ -91,7 +91,7 @@ def test_trackers_are_told_what_the_history_has(kind, tmp_path):
     assert expected["train/loss"].keys() == {1, 2, 3, 4}
     assert expected["eval/mean_iou"].keys() == {2, 4}
     assert sum(name.startswith("eval_iou/absent") for name in history[-1]) < 100
-    # What `Trainer` says of a value that is none, and errors of the threads that trackers write from.
+    # `Trainer` says so of a value that is none, and threads that trackers write from of their errors.
     for complaint in ("is incorrect so we dropped this attribute", "None", "Traceback"):
         assert complaint not in output
 
