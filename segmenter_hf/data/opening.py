@@ -1,17 +1,15 @@
-"""Opens the splits that training and evaluation work on: loads them, takes the examples asked for, checks them."""
+"""Opens the splits that training and evaluation work on: takes the examples asked for, and checks them."""
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from datasets import Dataset
 
 from ..image_processing_segmenter import SegmenterImageProcessingMixin
 from ..processes import gather_objects, rank_and_number_of_processes
 from .checks import check_splits, find_unreadable
-from .loading import SegmentationData, load_segmentation_data
+from .loading import SegmentationData
 from .pairs import name_some
 
 
@@ -37,22 +35,8 @@ class SplitChoice:
     max_samples: int | None = None
 
 
-@dataclass(frozen=True)
-class OpenedSplits:
-    """
-    What was opened.
-
-    Args:
-        data ([`SegmentationData`]): The dataset with all its splits.
-        examples (`list[Dataset]`): For each split that was asked for, in that order, the examples to work on.
-    """
-
-    data: SegmentationData
-    examples: list[Dataset]
-
-
 def open_splits(
-    source: str | Path,
+    data: SegmentationData,
     choices: Sequence[SplitChoice],
     image_processor: SegmenterImageProcessingMixin,
     *,
@@ -60,13 +44,12 @@ def open_splits(
     ignore_index: int = 255,
     skip_unreadable: bool = False,
     check_all: bool = False,
-    **loading: Any,
-) -> OpenedSplits:
+) -> list[Dataset]:
     """
-    Loads a dataset, takes the splits that are asked for, and checks their label maps and images.
+    Takes the splits of a dataset that are asked for, and checks their label maps and images.
 
     Args:
-        source (`str` or `Path`): The dataset, see [`load_segmentation_data`].
+        data ([`SegmentationData`]): The dataset.
         choices (`Sequence[SplitChoice]`): The splits.
         image_processor ([`SegmenterImageProcessor`]): What reads images and reduces labels.
         model_id2label (`Mapping[int, str]`, *optional*): The labels of a model, which those of the dataset must equal.
@@ -74,13 +57,14 @@ def open_splits(
         skip_unreadable (`bool`, *optional*, defaults to `False`): Whether to leave out, and log, examples that cannot
             be read. Each of several processes reads its share, and all leave out the same.
         check_all (`bool`, *optional*, defaults to `False`): Whether to check all examples in place of a sample.
-        **loading: The other arguments of [`load_segmentation_data`].
+
+    Returns:
+        `list[Dataset]`: for each of the splits the examples to work on.
 
     Raises:
         LabelError: if label maps or images cannot be used; the message has what is wrong in all of the splits.
-        ValueError: if the dataset cannot be loaded, has no such split, or has other labels than the model.
+        ValueError: if there is no such split, or the model has other labels.
     """
-    data = load_segmentation_data(source, **loading)
     examples = [data.split(choice.name, choice.flag) for choice in choices]
     for index, choice in enumerate(choices):
         if choice.max_samples is not None:
@@ -104,7 +88,7 @@ def open_splits(
         image_processor=image_processor,
         sample_size=None if check_all else NUM_CHECKED,
     )
-    return OpenedSplits(data, examples)
+    return examples
 
 
 def check_labels_agree(id2label: Mapping[int, str], data: SegmentationData):
@@ -147,4 +131,4 @@ def leave_out_unreadable(examples: Dataset, split: str, image_processor: Segment
     return examples.select([index for index in range(len(examples)) if index not in unreadable])
 
 
-__all__ = ["OpenedSplits", "SplitChoice", "open_splits"]
+__all__ = ["SplitChoice", "open_splits"]

@@ -12,6 +12,7 @@ from datasets import Dataset
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, BaseImageProcessor, PreTrainedModel
 
 from ..data.examples import ExampleReader
+from ..data.loading import load_segmentation_data
 from ..data.opening import SplitChoice, open_splits
 from ..image_processing_segmenter import SegmenterImageProcessingMixin, reduce_labels, to_labels
 from ..outputs import check_output_dir, check_output_file, refuse_unwritable, replacing_file
@@ -50,12 +51,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         device = find_device(args.device or state.device)
         model, image_processor = load_model(args)
         exclude = find_classes(args.exclude_classes, model.config.id2label)
-        opened = open_splits(
+        data = load_segmentation_data(
             args.dataset_name,
-            [SplitChoice(args.split, "--split", args.max_eval_samples)],
-            image_processor,
-            model_id2label=model.config.id2label,
-            ignore_index=model.config.semantic_loss_ignore_index,
             config_name=args.dataset_config_name,
             image_column=args.image_column_name,
             annotation_column=args.annotation_column_name,
@@ -65,7 +62,13 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             # Splits that are not scored do no harm, whatever they are called.
             allow_other_splits=True,
         )
-        (examples,) = opened.examples
+        (examples,) = open_splits(
+            data,
+            [SplitChoice(args.split, "--split", args.max_eval_samples)],
+            image_processor,
+            model_id2label=model.config.id2label,
+            ignore_index=model.config.semantic_loss_ignore_index,
+        )
         # The fingerprint reads all files, so that what cannot be read fails now, not after the work.
         data_fingerprint = None
         if state.is_main_process:
@@ -102,7 +105,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             "name": args.dataset_name,
             "config_name": args.dataset_config_name,
             "split": args.split,
-            "num_split_images": len(opened.data.split(args.split)),
+            "num_split_images": len(data.split(args.split)),
             "fingerprint": data_fingerprint,
         },
         ignore_index=model.config.semantic_loss_ignore_index,

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from ..data.augmentation import SegmentationAugmentation
 from ..data.examples import ExampleReader
-from ..data.loading import SegmentationData
+from ..data.loading import SegmentationData, load_segmentation_data
 from ..data.opening import SplitChoice, open_splits
 from ..hub.origins import StartingWeights, load_starting_weights
 from ..image_processing_segmenter import SegmenterImageProcessingMixin, reduce_labels, to_labels
@@ -102,28 +102,31 @@ def prepare(
     if do_train:
         choices.insert(0, SplitChoice(data_args.train_split, "--train_split", data_args.max_train_samples))
     names_validation = data_args.validation_split != "validation"
+    # The data come before weights, whose download and conversion may take long.
+    data = load_segmentation_data(
+        data_args.dataset_name,
+        config_name=data_args.dataset_config_name,
+        image_column=data_args.image_column_name,
+        annotation_column=data_args.annotation_column_name,
+        labels=data_args.labels,
+        # No validation split is cut off where the run names another.
+        train_val_split=None if names_validation else data_args.train_val_split,
+        seed=seed,
+        cache_dir=model_args.cache_dir,
+        train_split=data_args.train_split,
+        validation_split=data_args.validation_split,
+        # Other splits do no harm where those that the run takes are all named.
+        allow_other_splits=names_validation and (data_args.train_split != "train" or not do_train),
+    )
     with starting_checkpoint(model_args, output_dir) as checkpoint:
         image_processor = make_image_processor(model_args, data_args, recipe, checkpoint)
-        opened = open_splits(
-            data_args.dataset_name,
+        *train_examples, eval_examples = open_splits(
+            data,
             choices,
             image_processor,
             skip_unreadable=data_args.skip_unreadable,
             check_all=data_args.check_all_examples,
-            config_name=data_args.dataset_config_name,
-            image_column=data_args.image_column_name,
-            annotation_column=data_args.annotation_column_name,
-            labels=data_args.labels,
-            # No validation split is cut off where the run names another.
-            train_val_split=None if names_validation else data_args.train_val_split,
-            train_split=data_args.train_split,
-            validation_split=data_args.validation_split,
-            # Other splits do no harm where those that the run takes are all named.
-            allow_other_splits=names_validation and (data_args.train_split != "train" or not do_train),
-            seed=seed,
-            cache_dir=model_args.cache_dir,
         )
-        data, eval_examples = opened.data, opened.examples[-1]
         model, start_weights = make_model(model_args, recipe, checkpoint, image_processor, data.id2label)
 
     if not do_train:
@@ -131,7 +134,7 @@ def prepare(
 
     class_weights = None
     if method_args.class_balance:
-        counts = count_labels(opened.examples[0], data.num_labels, image_processor.do_reduce_labels)
+        counts = count_labels(train_examples[0], data.num_labels, image_processor.do_reduce_labels)
         class_weights = balanced_class_weights(counts, method_args.class_balance)
     if method_args.use_peft:
         model = add_adapters(model, method_args)
@@ -141,7 +144,7 @@ def prepare(
         data_args.max_class_share,
         data_args.photometric_distortion,
     )
-    train_dataset = TrainingDataset(opened.examples[0], augmentation, seed)
+    train_dataset = TrainingDataset(train_examples[0], augmentation, seed)
     start = load_starting_weights(
         model_args.model_name_or_path, model_args.model_revision, model_args.cache_dir, model_args.token
     )

@@ -9,6 +9,7 @@ from PIL import Image
 from segmenter_hf import SegmenterImageProcessorPil
 from segmenter_hf.data import opening
 from segmenter_hf.data.checks import LabelError
+from segmenter_hf.data.loading import load_segmentation_data
 from segmenter_hf.data.opening import SplitChoice, open_splits
 from segmenter_hf.evaluation.results import fingerprint
 
@@ -20,19 +21,18 @@ VALIDATION = SplitChoice("validation", "--validation_split")
 BOTH = (TRAIN, VALIDATION)
 
 
-def open_from(folder, choices=BOTH, **settings):
-    return open_splits(folder, choices, SegmenterImageProcessorPil(), **settings).examples
+def open_from(folder, choices=BOTH, train_val_split=None, **settings):
+    data = load_segmentation_data(folder, train_val_split=train_val_split)
+    return open_splits(data, choices, SegmenterImageProcessorPil(), **settings)
 
 
 def test_the_first_examples_of_splits(tmp_path):
     write_pairs(tmp_path, "images/train", "annotations/train", number=3)
     write_pairs(tmp_path, "images/val", "annotations/val", number=2)
     choices = [SplitChoice("train", "--train_split", 2), SplitChoice("val", "--validation_split", 9)]
-    opened = open_splits(tmp_path, choices, SegmenterImageProcessorPil())
-    assert [len(split) for split in opened.examples] == [2, 2]
-    assert len(opened.data.split("train")) == 3
+    assert [len(split) for split in open_from(tmp_path, choices)] == [2, 2]
     with pytest.raises(ValueError, match=r"has no split day, only train, validation\. Name one with --split"):
-        open_splits(tmp_path, [SplitChoice("day", "--split")], SegmenterImageProcessorPil())
+        open_from(tmp_path, [SplitChoice("day", "--split")])
 
 
 def test_all_of_a_split_that_is_asked_for_twice_is_checked(tmp_path):

@@ -408,7 +408,7 @@ def test_places_that_cannot_be_written_are_found_before_the_work(kind, dataset, 
     (tmp_path / "file").write_text("mine", encoding="utf-8")
     (tmp_path / "run" / "results.json").mkdir(parents=True)
     # The data are not even looked for.
-    monkeypatch.setattr("segmenter_hf.training.training_setup.open_splits", None)
+    monkeypatch.setattr("segmenter_hf.training.training_setup.load_segmentation_data", None)
     with pytest.raises(OutputError, match="is a file, expected a folder"):
         train(kind, dataset, tmp_path / "file", 2)
     with pytest.raises(OutputError, match="results.json is a folder"):

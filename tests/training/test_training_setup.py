@@ -31,6 +31,19 @@ def test_label_maps_are_checked_before_anything_else(tmp_path):
         prepare(ModelArguments(), arguments, MethodArguments(), RECIPES["from_scratch"], 0, folder / "output")
 
 
+def test_the_dataset_is_found_before_weights_are_downloaded_or_converted(tmp_path, monkeypatch):
+    monkeypatch.setattr("segmenter_hf.training.training_setup.starting_checkpoint", None)
+    folder = write_pairs(tmp_path / "data", "images", "annotations")
+    model_args = ModelArguments(model_name_or_path="ade20k/seg_large_mask_640")
+    for settings, message in [
+        ({"dataset_name": str(tmp_path / "nowhere")}, "nowhere cannot be loaded"),
+        ({"dataset_name": str(folder), "image_column_name": "photo"}, "expected photo too"),
+    ]:
+        arguments = DataArguments(**settings, labels="camvid")
+        with pytest.raises(ValueError, match=message):
+            prepare(model_args, arguments, MethodArguments(), RECIPES["finetune"], 0, tmp_path / "output")
+
+
 def test_count_labels_leaves_out_ignored_ones():
     maps = [Image.fromarray(np.array([[0, 0, 255], [1, 2, 2]], dtype=np.uint8))] * 2
     assert count_labels(Dataset.from_dict({"annotation": maps}), 4).tolist() == [4, 2, 4, 0]
