@@ -275,9 +275,9 @@ from segmenter_hf.training.arguments import ModelArguments, TrainingError
 
 convert, rank = starting_model.convert_checkpoint, PartialState(cpu=True).process_index
 
-def convert_aloud(*args):
+def convert_aloud(*args, **settings):
     print(f"{rank} converts", flush=True)
-    return convert(*args)
+    return convert(*args, **settings)
 
 starting_model.convert_checkpoint = convert_aloud
 for source in sys.argv[2:]:
