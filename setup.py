@@ -8,25 +8,25 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
 
-# Read, not imported: importing the package takes torch and transformers, which are not there yet.
+# The version is read, not imported: importing the package takes torch and transformers, which are not there yet.
 source = (ROOT / "segmenter_hf" / "__init__.py").read_text(encoding="utf-8")
 version = re.search(r'^__version__ = "(.+)"$', source, flags=re.MULTILINE)[1]
 
 extras = {
-    # Training with `Trainer`, which before 5.6.0 halves gradients when it accumulates two batches, or with accelerate,
-    # which knows trackio from 1.9.0 on. Weights to start from are read as in conversion, arguments from YAML too.
+    # `Trainer` halves gradients before 5.6.0 when it accumulates two batches, and accelerate knows trackio from 1.9.0
+    # on. Weights to start from are read as in conversion, arguments from YAML too.
     "train": ["accelerate>=1.9.0", "datasets>=4.0.0", "filelock>=3.12", "pyyaml>=6.0", "transformers>=5.6.0"],
-    # Low-rank adapters.
+    # peft makes low-rank adapters.
     "peft": ["peft>=0.18.0"],
-    # Trackers of training.
+    # These track training.
     "track": ["tensorboard>=2.19", "trackio>=0.40.0"],
-    # Curves of training.
+    # It draws the curves of training.
     "plot": ["matplotlib>=3.9"],
-    # Images of more bands than Pillow reads, with the compressions that programs for maps use.
+    # These read images of more bands than Pillow does, with the compressions that programs for maps use.
     "tiff": ["imagecodecs>=2024.9.22", "tifffile>=2024.8.30"],
-    # The protocols that the published figures were measured by.
+    # Evaluation, by the protocols of the published figures, needs these.
     "evaluate": ["accelerate>=1.9.0", "datasets>=4.0.0", "evaluate>=0.4.6"],
-    # Checkpoints of other code bases. Downloads also take the HTTP client of huggingface_hub, whichever it depends on.
+    # Conversion locks downloads, and reads YAML: the table of released checkpoints, and variant.yml beside weights.
     "convert": ["filelock>=3.12", "pyyaml>=6.0"],
 }
 extras["all"] = sorted({requirement for requirements in extras.values() for requirement in requirements})
@@ -37,7 +37,7 @@ extras["test"] = [
     "pytest-xdist>=3.6",
     "ruff>=0.17,<0.18",
     "setuptools>=77",
-    # With which encoders of timm are converted; conversion asks for it only where it downloads one by name.
+    # Encoders of timm are converted by it; conversion asks for it only where it downloads one by name.
     "timm>=1.0.31",
 ]
 
@@ -47,7 +47,7 @@ setup(
     description="Segmenter, a transformer for semantic segmentation (ICCV 2021), for Hugging Face transformers",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    # Of the code. The weights that come along have terms of their own: see the NOTICE beside them.
+    # This is the licence of the code. The weights that come along have terms of their own: see the NOTICE beside them.
     license_expression="Apache-2.0",
     license_files=["LICENSE", "segmenter_hf/checkpoints/*/NOTICE"],
     keywords=["semantic segmentation", "vision transformer", "segmenter", "transformers", "pytorch"],

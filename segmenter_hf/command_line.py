@@ -14,9 +14,9 @@ from .outputs import OutputError
 from .processes import ProcessesError
 
 
-# As shells have it for a command that SIGINT ended.
+# Shells give this code to a command that SIGINT ended.
 INTERRUPTED = 130
-# Of another process than the first, before it speaks: the launcher ends it if the first has failed too.
+# Processes other than the first wait this long before they speak: the launcher ends them if the first has failed too.
 SECONDS_TO_WAIT = 20
 
 
@@ -44,7 +44,7 @@ def run(
             is missing is what the user has to mend.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # As standard error: no work ends by a traceback because the name of a file is not UTF-8.
+        # Standard error has this by default. No work ends by a traceback because the name of a file is not UTF-8.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return work() or 0
@@ -68,7 +68,7 @@ def run(
         print_line(f"error: The processes have lost each other, or never met. If one has ended, it says why. {reason}")
         return 1
     finally:
-        # Without a meeting: where this one has failed, others may never come to it.
+        # The processes do not meet here: where this one has failed, others may never come.
         processes.part()
 
 
@@ -93,7 +93,7 @@ def user_path(text: str) -> Path:
 
 def print_line(message: str):
     """Prints a message to standard error in one line, after the name of the script."""
-    # Below bars of progress, not behind them.
+    # The message stands below bars of progress, not behind them.
     for bar in list(getattr(tqdm, "_instances", ())):
         bar.close()
     print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)

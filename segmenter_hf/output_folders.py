@@ -16,10 +16,10 @@ from .outputs import OutputError, check_output_dir, making_folders, refuse_unwri
 
 logger = logging.getLogger(__name__)
 
-# In a temporary folder: its lock, what is written, and what that replaces, under the name that it had.
+# A temporary folder has a lock, what is written, and what that replaces, under the name that it had.
 LOCK_NAME, NEW, REPLACED = ".segmenter_hf.lock", "new", "replaced"
 MAX_ATTEMPTS = 10
-# What `tempfile` adds to a prefix.
+# `tempfile` adds such a name to a prefix.
 RANDOM_NAME = re.compile(r"[a-z0-9_]{8}")
 
 
@@ -43,7 +43,7 @@ def replacing_folder(
     Raises:
         OutputError: if it cannot be written or replaced: at once, as far as can be told.
     """
-    # Renaming works beside the folder itself.
+    # Renaming works beside the folder itself, not beside a link to it.
     output_dir = Path(os.path.realpath(output_dir))
     with refuse_unwritable(output_dir, remedy):
         if output_dir.is_symlink():
@@ -114,11 +114,11 @@ def clear_leftovers(parent: Path, prefix: str):
     them.
     """
     for folder in parent.glob(f"{prefix}*"):
-        # Held by another process, or not ours to look into.
+        # The folder may be held by another process, or not be ours to look into.
         with contextlib.suppress(OSError):
             names = set(os.listdir(folder))
             if not names and RANDOM_NAME.fullmatch(folder.name.removeprefix(prefix)):
-                # Not locked yet, or no longer. One that is about to be locked is made again.
+                # It is not locked yet, or no longer. One that is about to be locked is made again.
                 folder.rmdir()
             if folder.is_symlink() or LOCK_NAME not in names or not names <= {LOCK_NAME, NEW, REPLACED}:
                 continue
@@ -128,7 +128,7 @@ def clear_leftovers(parent: Path, prefix: str):
 
 def _clear(folder: Path):
     new, replaced = folder / NEW, folder / REPLACED
-    # Stopped between the two renames.
+    # There is such a folder where a process was stopped between the two renames.
     for old in replaced.iterdir() if new.exists() and replaced.exists() else ():
         try:
             os.rename(old, folder.parent / old.name)
@@ -137,7 +137,7 @@ def _clear(folder: Path):
             return
     for each in (new, replaced):
         shutil.rmtree(each, ignore_errors=True)
-    # Last, so that what is left when this is stopped is cleared by the next.
+    # The lock goes last, so that what is left when this is stopped is cleared by the next.
     (folder / LOCK_NAME).unlink(missing_ok=True)
     remove_if_empty(folder)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 
-# So many bytes must fit before the work begins. What a run needs in all is not known then; a full disk is.
+# So many bytes must fit before the work begins. Nobody knows then what a run needs in all; but a full disk shows.
 PROBE_BYTES = 64 * 1024
 
 
@@ -62,7 +62,7 @@ def check_output_dir(folder: str | Path):
         if folder.exists() and not folder.is_dir():
             raise OutputError(f"{folder} is a file, expected a folder. Name another place.")
         stack.enter_context(making_folders(folder))
-        # Without a name, where the system has such files: nothing is left if this is killed.
+        # Where the system has files without a name, this is one: nothing is left if this is killed.
         with tempfile.TemporaryFile(prefix=".probe-", dir=folder) as file:
             file.write(bytes(PROBE_BYTES))
             file.flush()

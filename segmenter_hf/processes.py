@@ -11,9 +11,9 @@ import torch
 import torch.distributed
 
 
-# In the order in which accelerate asks for them: of torchrun, and of implementations of MPI.
+# torchrun and implementations of MPI set these variables; accelerate asks for them in this order.
 SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-# Whether this process was connected with others, and is no more.
+# This says whether the process was connected with others, and is no more.
 has_parted = False
 REMEDY = "Start them with `torchrun --nproc_per_node NUMBER`."
 
@@ -132,7 +132,7 @@ def gather_objects(value: Any) -> list[Any]:
 
 def is_lost_connection(error: BaseException) -> bool:
     """Whether an error says that another process has ended, or was not there."""
-    # Those of gloo have no class.
+    # The errors of gloo have no class of their own.
     return isinstance(error, torch.distributed.DistError) or "gloo" in str(error) or "closed by peer" in str(error)
 
 
@@ -153,7 +153,7 @@ def part():
     from accelerate import PartialState
 
     PartialState().destroy_process_group()
-    # Models that were wrapped hold it too, in cycles.
+    # Models that were wrapped hold the connection too, in cycles.
     gc.collect()
     has_parted = True
 
@@ -166,7 +166,7 @@ def leave(exit_code: int) -> NoReturn:
     """
     if not has_parted:
         sys.exit(exit_code)
-    # What would have been done at the end: trackers finish, temporary folders are removed.
+    # The interpreter would call these at its end: trackers finish, temporary folders are removed.
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -21,8 +21,8 @@ SECRET_VARIABLE = re.compile(r"\w*(TOKEN|API_?KEY|SECRET|PASSWORD)\w*=")
 # A file is never a repository, although it may be called like one.
 FILE_SUFFIXES = {".bin", ".json", ".npz", ".parquet", ".pt", ".pth", ".safetensors", ".yaml", ".yml", ".zip"}
 IS_OUTSIDE = re.compile(r"[/\\]|~[^/]*(/|$)|[A-Za-z]:[/\\]|\.\.([/\\]|$)")
-# An absolute path inside a word, such as JSON: in quotation marks whatever it has, elsewhere as long as it is no part
-# of an address, a relative path or a fraction.
+# These find absolute paths inside a word, such as JSON: in quotation marks whatever it has, elsewhere as long as it is
+# no part of an address, a relative path or a fraction.
 QUOTED_PATH = re.compile(r"""(["'])((?:~[^/"']*|[A-Za-z]:)?[/\\][^"']*)\1""")
 BARE_PATH = re.compile(r"(?<![\w.:/~\\])(?:[A-Za-z]:\\|~?/)(?:[^\s\"',;:=/\\]+[/\\])*([^\s\"',;:=/\\]+)")
 
@@ -71,7 +71,7 @@ def redact_command(command: str) -> str:
     command = command.replace("\\\n", " ")
     try:
         words = shlex.split(command)
-    # A quotation mark that is never closed.
+    # A quotation mark may never be closed.
     except ValueError:
         words = command.split()
     return shlex.join(map(_redact_word, drop_secrets(words)))

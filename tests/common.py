@@ -21,11 +21,11 @@ import torch
 from segmenter_hf import SegmenterConfig
 
 
-# Of an interpreter that has imported this and done nothing else: no threads run, and no session is open.
+# This is for an interpreter that has imported this and done nothing else: no threads run, and no session is open.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["segmenter_hf.hub.converted", "segmenter_hf.hub.push_trained"])
 REPOSITORY = Path(__file__).resolve().parent.parent
-# What a folder holds so that it loads by `trust_remote_code=True`.
+# A folder holds these files so that it loads by `trust_remote_code=True`.
 CODE_FILES = {
     "configuration_segmenter.py",
     "image_processing_pil_segmenter.py",
@@ -40,7 +40,7 @@ def load_script(name: str) -> ModuleType:
     """A script as a module, of which tests take functions and classes."""
     spec = importlib.util.spec_from_file_location(name, REPOSITORY / "scripts" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
-    # Where annotations of its dataclasses are looked up.
+    # Annotations of its dataclasses are looked up there.
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
@@ -213,7 +213,7 @@ def _run_forked(command: list[str], cwd: Path, environment: dict[str, str], outp
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
-    # Read from the environment when they are imported.
+    # Libraries read these from the environment when they are imported.
     importlib.reload(huggingface_hub.constants)
     for number, file in enumerate(outputs, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)

@@ -38,7 +38,7 @@ def test_python_snippets_run(code, tmp_path):
     (tmp_path / "scripts").symlink_to(REPOSITORY / "scripts")
     if "OUTPUT_DIR" in code:
         convert_checkpoint(REPOSITORY / "tests" / "fixtures" / "original" / "mask_patch16", tmp_path / "OUTPUT_DIR")
-    # What does not import the package promises to do without.
+    # A snippet that does not import the package promises to do without it.
     result = run_python(code, cwd=tmp_path, with_package="import segmenter_hf" in code)
     assert result.stdout.strip(), "a snippet shows something"
 

@@ -22,7 +22,7 @@ def folder(tmp_path_factory):
     """A tiny model, made to answer with many labels, whose processor cuts windows of 32 pixels every 24."""
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
-    # Initialised widely: the default would give nearly the same label everywhere, which many a bug survives.
+    # Weights are spread widely: the default would give nearly the same label everywhere, which many a bug survives.
     model = SegmenterForSemanticSegmentation(tiny_config(num_labels=5, initializer_range=0.5))
     model.save_pretrained(folder)
     SegmenterImageProcessor(

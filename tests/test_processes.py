@@ -25,7 +25,7 @@ def launch(monkeypatch):
     """Sets the environment that a launcher leaves, on a machine without an accelerator."""
     for name in (*TORCHRUN, *SIZES, "ACCELERATE_MIXED_PRECISION", "ACCELERATE_TORCH_DEVICE", "DS_ACCELERATOR"):
         monkeypatch.delenv(name, raising=False)
-    # Set first, so that what `check_launch` sets is undone.
+    # This is set first, so that what `check_launch` sets is undone.
     monkeypatch.setenv("ACCELERATE_USE_CPU", "")
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
 
@@ -42,7 +42,7 @@ def uses_cpu():
 
 def test_one_process_needs_nothing(launch):
     check_launch()
-    # As MPI and job scripts leave it.
+    # MPI and job scripts leave this.
     launch(WORLD_SIZE="1", RANK="0", OMPI_COMM_WORLD_SIZE="1")
     check_launch()
     check_connected(1)
@@ -62,7 +62,7 @@ def test_processes_with_accelerators_send_by_those(launch, monkeypatch):
     launch(**TORCHRUN)
     check_launch()
     assert not uses_cpu()
-    # By Apple's, they cannot.
+    # By Apple's accelerators, processes cannot send.
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("mps"))
     check_launch()
     assert uses_cpu()

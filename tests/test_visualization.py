@@ -16,7 +16,7 @@ def test_palette_is_the_label_sets_own_where_the_names_are():
     cityscapes = load_label_set("cityscapes")
     assert palette_for(cityscapes.id2label) == list(cityscapes.palette)
     assert palette_for({0: "road", 1: "sidewalk"}) == distinct_colours(2)
-    # As JSON has them, where "10" is before "2".
+    # JSON has them in this order, where "10" is before "2".
     assert palette_for({str(label): name for label, name in cityscapes.id2label.items()}) == list(cityscapes.palette)
 
 
@@ -101,7 +101,7 @@ def test_overlay_leaves_pixels_without_a_label_as_they_are():
     assert draw_overlay(photo, segmentation * 0 + 255, {0: "a"}).size >= photo.size, "also where there are none"
     other = np.asarray(draw_overlay(photo, np.where(segmentation == 255, 7, 1), {0: "a", 1: "b"}, 1.0, ignore_index=7))
     assert np.array_equal(other, overlay)
-    # Of many labels, 255 is one too.
+    # Where there are many labels, 255 is one of them.
     id2label = dict.fromkeys(range(300), "name")
     named = np.asarray(draw_overlay(photo, np.full_like(segmentation, 255), id2label, opacity=1.0))
     assert (named[:, : photo.width] == distinct_colours(300)[255]).all()
@@ -126,7 +126,7 @@ def test_overlay_takes_what_the_image_processor_takes_and_gives(tmp_path):
         assert draw_overlay(image, segmentation, id2label) == expected
     for label_map in (torch.from_numpy(segmentation).long(), Image.fromarray(segmentation), tmp_path / "map.png"):
         assert draw_overlay(photo, label_map, id2label) == expected
-    # As JSON has them.
+    # JSON has them like this.
     assert draw_overlay(photo, segmentation, {"0": "a", "1": "b", "2": "c"}) == expected
     arguments = (segmentation, 2 - segmentation)
     picture = draw_comparison(photo, *arguments, id2label)

@@ -24,7 +24,7 @@ from types import ModuleType
 VERSION = importlib.metadata.version("transformers")
 SUITE_FOLDER = Path(sys.prefix) / "share" / "transformers-suite" / VERSION
 
-# What the suite imports and the source distribution lacks. Mixins that our tests do not use stand empty.
+# The suite imports these, and the source distribution lacks them. Mixins that our tests do not use stand empty.
 STAND_INS = {
     "transformers_suite/__init__.py": "",
     "transformers_suite/exporters/__init__.py": "",
@@ -32,7 +32,7 @@ STAND_INS = {
     "transformers_suite/generation/__init__.py": "",
     "transformers_suite/generation/test_utils.py": "class GenerationTesterMixin:\n    pass\n",
     "transformers_suite/utils/__init__.py": "",
-    # Arguments that every configuration takes, each with a value that is not its default.
+    # Every configuration takes these arguments, each of which has a value here that is not its default.
     "transformers_suite/utils/test_configuration_utils.py": """\
 config_common_kwargs = {
     "return_dict": False,
@@ -46,7 +46,7 @@ config_common_kwargs = {
     "problem_type": "regression",
 }
 """,
-    # In place of the pictures on the Hub: smooth noise for photographs, blocks of labels for label maps.
+    # These stand for the pictures on the Hub: smooth noise for photographs, blocks of labels for label maps.
     "utils/fetch_hub_objects_for_ci.py": """\
 import tempfile
 import zlib
@@ -78,7 +78,7 @@ def fetch(folder: Path = SUITE_FOLDER) -> None:
     if folder.exists():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # On the same disk as `folder`, so that the finished suite appears in one step.
+    # It is on the same disk as `folder`, so that the finished suite appears in one step.
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "transformers"]
         subprocess.run([*download, "--dest", temporary, f"transformers=={VERSION}"], check=True)
@@ -107,7 +107,7 @@ def suite_module(name: str) -> ModuleType:
             f"tested with it. Fetch it (needs a package index): {sys.executable} {Path(__file__).resolve()}"
         )
     if str(SUITE_FOLDER) not in sys.path:
-        # Last, because it has a folder `utils`.
+        # It comes last, because it has a folder `utils`.
         sys.path.append(str(SUITE_FOLDER))
     return importlib.import_module(f"transformers_suite.{name}")
 
