@@ -14,8 +14,8 @@ version = re.search(r'^__version__ = "(.+)"$', source, flags=re.MULTILINE)[1]
 
 extras = {
     # `Trainer` halves gradients before 5.6.0 when it accumulates two batches, and accelerate knows trackio from 1.9.0
-    # on. Weights to start from are read as in conversion, arguments from YAML too.
-    "train": ["accelerate>=1.9.0", "datasets>=4.0.0", "filelock>=3.12", "pyyaml>=6.0", "transformers>=5.6.0"],
+    # on. Weights to start from are read as in conversion.
+    "train": ["accelerate>=1.9.0", "datasets>=4.0.0", "filelock>=3.12", "transformers>=5.6.0"],
     # peft makes low-rank adapters.
     "peft": ["peft>=0.18.0"],
     # These track training.
@@ -26,8 +26,8 @@ extras = {
     "tiff": ["imagecodecs>=2024.9.22", "tifffile>=2024.8.30"],
     # Evaluation, by the protocols of the published figures, needs these.
     "evaluate": ["accelerate>=1.9.0", "datasets>=4.0.0", "evaluate>=0.4.6"],
-    # Conversion locks downloads, and reads YAML: the table of released checkpoints, and variant.yml beside weights.
-    "convert": ["filelock>=3.12", "pyyaml>=6.0"],
+    # Conversion locks what it downloads.
+    "convert": ["filelock>=3.12"],
 }
 extras["all"] = sorted({requirement for requirements in extras.values() for requirement in requirements})
 extras["test"] = [
@@ -71,10 +71,11 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         "huggingface_hub>=1.5.0",
-        # Model cards are templates, and the facts in them YAML.
+        # Model cards are templates.
         "jinja2>=3.1",
         "numpy>=2.0",
         "pillow>=11.0",
+        # The table of released checkpoints and the facts in cards are YAML.
         "pyyaml>=6.0",
         "safetensors>=0.4.3",
         # With 2.6, transformers' models do not compile without graph breaks. With 2.8, they export with dimensions

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,12 +60,10 @@ class Measurement(NamedTuple):
 
 def make_title(config: SegmenterConfig) -> str:
     """What a model is called, in the paper's words if it has the sizes of one there."""
-    sizes = (config.hidden_size, config.num_hidden_layers, config.num_attention_heads, config.patch_size)
-    known = {
-        (each.hidden_size, each.num_hidden_layers, each.num_attention_heads, each.patch_size)
-        for each in ARCHITECTURES.values()
-    }
-    is_known = sizes in known and config.intermediate_size == 4 * config.hidden_size
+    sizes = attrgetter("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size")
+    is_known = (
+        sizes(config) in map(sizes, ARCHITECTURES.values()) and config.intermediate_size == 4 * config.hidden_size
+    )
     name = f"Seg-{SIZE_LETTERS[config.hidden_size]}" if is_known else "Segmenter"
     deit = "-DeiT" if config.use_distillation_token else ""
     return f"{name}{deit}{DECODERS[config.decoder_type].title}/{config.patch_size}"
@@ -140,6 +139,7 @@ def make_trained_context(
         "dataset_name": dataset_name,
         "start": start,
         "terms": terms,
+        "keys_of_citations": dict.fromkeys(["strudel2021segmenter", *(start.citations if start is not None else ())]),
     }
 
 

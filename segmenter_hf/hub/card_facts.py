@@ -4,25 +4,18 @@ weights, of the encoders that training started from, and whom to cite.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ..evaluation.record import make_checked
+
 
 FOLDER = Path(__file__).parent / "facts"
 HUB_URL = "https://huggingface.co"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How long and how fast the original implementation trained on a data set."""
-
-    num_epochs: int
-    batch_size: int
-    learning_rate: str
 
 
 @dataclass(frozen=True)
@@ -39,7 +32,7 @@ class Dataset:
         label_note (`str`): What label maps need before they fit the model's labels.
         limits (`str`): What models trained on it have not seen, and what is known of its labels.
         terms (`str`): The terms of its images, to follow "of".
-        recipe ([`Recipe`]): How the original implementation trained on it.
+        recipe (`Mapping[str, Any]`): How long and how fast the original implementation trained on it.
         widget_images (`Mapping[str, str]`): Images that cards offer to their readers: address by title.
         hub_id (`str`, *optional*): Its id on the Hub, if there is one that is not a copy by a third party.
     """
@@ -52,13 +45,9 @@ class Dataset:
     label_note: str
     limits: str
     terms: str
-    recipe: Recipe
+    recipe: Mapping[str, Any]
     widget_images: Mapping[str, str]
     hub_id: str | None = None
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Dataset":
-        return cls(**{**values, "recipe": Recipe(**values["recipe"])})
 
 
 @dataclass(frozen=True)
@@ -111,32 +100,19 @@ def link_repository(repo_id: str) -> str:
     return f"[`{repo_id}`]({HUB_URL}/{repo_id})"
 
 
-def _read_table(name: str, make_row: Callable) -> dict[str, Any]:
+def _read_table(name: str, row_class: type) -> dict[str, Any]:
     rows = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
-    return {key: make_row(values) for key, values in rows.items()}
+    return {key: make_checked(row_class, values, f"row of {name}.yaml") for key, values in rows.items()}
 
 
-def _read_citations() -> dict[str, str]:
-    entries = (FOLDER / "citations.bib").read_text(encoding="utf-8").strip().split("\n\n")
-    return {re.match(r"@\w+\{(\w+),", entry)[1]: entry for entry in entries}
-
-
-DATASETS = _read_table("datasets", Dataset.from_dict)
-SOURCES = _read_table("sources", lambda values: Source(**values))
-PRETRAINED_WEIGHTS = _read_table("pretrained_weights", lambda values: PretrainedWeights(**values))
+DATASETS = _read_table("datasets", Dataset)
+SOURCES = _read_table("sources", Source)
+PRETRAINED_WEIGHTS = _read_table("pretrained_weights", PretrainedWeights)
 # Entries of BibTeX by their keys.
-CITATIONS = _read_citations()
+CITATIONS = {
+    re.match(r"@\w+\{(\w+),", entry)[1]: entry
+    for entry in (FOLDER / "citations.bib").read_text(encoding="utf-8").strip().split("\n\n")
+}
 
 
-__all__ = [
-    "CITATIONS",
-    "DATASETS",
-    "HUB_URL",
-    "PRETRAINED_WEIGHTS",
-    "SOURCES",
-    "Dataset",
-    "PretrainedWeights",
-    "Recipe",
-    "Source",
-    "link_repository",
-]
+__all__ = ["CITATIONS", "DATASETS", "HUB_URL", "PRETRAINED_WEIGHTS", "SOURCES", "link_repository"]

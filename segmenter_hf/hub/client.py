@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 # The Hub itself writes these into a new repository.
 HUB_FILES = {".gitattributes"}
-# As the client does: the statuses after which a request is sent again, and the seconds to wait before that.
+# The client itself sends requests again after these statuses, and waits for so many seconds before that.
 TEMPORARY_STATUSES = {408, 429, 500, 502, 503, 504}
 WAITS_SECONDS = (1.0, 2.0, 4.0, 8.0, 8.0)
 # Where the Hub asks for more, it is a limit of the day, which nobody waits for.
@@ -122,7 +122,8 @@ def call_hub(action: str, function: Callable[..., Answer], *args: Any, **kwargs:
 def find_wait(error: HTTPError, usual_wait: float) -> float | None:
     """The seconds after which a request may be sent again; `None` if it may not."""
     response = getattr(error, "response", None)
-    if response is None:  # The connection dropped.
+    # There is none if the connection dropped.
+    if response is None:
         return usual_wait
     if response.status_code not in TEMPORARY_STATUSES:
         return None

@@ -18,7 +18,7 @@ from ..outputs import refuse_unwritable, replacing_file
 
 logger = logging.getLogger(__name__)
 
-# What files of terms are called, such as NOTICE, LICENSE.txt, MODEL_LICENSE and NOTICE-2.
+# Files of terms have such names as NOTICE, LICENSE.txt, MODEL_LICENSE and NOTICE-2.
 DOCUMENT_NAME = re.compile(
     r"([\w.-]+[_-])?(licen[cs]es?|notices?|copying|copyright|patents|use[_-]policy)([._-][\w.-]*)?", re.IGNORECASE
 )

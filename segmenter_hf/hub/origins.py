@@ -18,11 +18,11 @@ from .markdown import as_code
 
 LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 OTHER_LICENCE = "other"
-# The metadata calls other licences so that have no name, and what nothing is known of.
+# The metadata says so of a licence that has no name, and where nothing is known.
 UNNAMED_LICENCE, UNKNOWN_LICENCE = "terms-of-the-starting-weights", "unknown"
 # Folders in the cache of the Hub name the repository and the commit that they are of.
 SNAPSHOT = re.compile(r"/models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})(/|$)")
-# How cards of this package name their repository, in their snippets.
+# The snippets of this package's cards name their repository so.
 CARD_REPOSITORY = re.compile(r'^repo_id = "([\w.-]+/[\w.-]+)"$', re.MULTILINE)
 TRAINING_CHECKPOINT = re.compile(r"checkpoint-\d+")
 
@@ -111,7 +111,7 @@ def find_starting_weights(
         return StartingWeights("random initialisation", is_random=True) if is_from_scratch else None
     if is_from_scratch:
         raise ValueError(f"Training cannot have started from scratch and from {name}. Leave one out.")
-    # Their names look like ids of the Hub.
+    # This comes first, since their names look like ids of the Hub.
     if is_released(name):
         return _find_released(find_released(name))
     if name.startswith(TIMM_PREFIX):
@@ -154,12 +154,12 @@ def folder_of(name: str | Path) -> Path:
 
 def _find_released(row: ReleasedCheckpoint) -> StartingWeights:
     weights = PRETRAINED_WEIGHTS[row.backbone]
-    text, citations = weights.description, weights.citations
+    text, citations = weights.description, tuple(weights.citations)
     if not row.is_encoder:
         text = f"the released checkpoint `{row.name}` of {SOURCES[row.source].link}"
         if weights.base_model is not None:
             text += f", which was made from {link_repository(weights.base_model)}"
-        citations = [*SOURCES[row.source].citations, *citations]
+        citations = (*SOURCES[row.source].citations, *citations)
     documents = {LICENCE_FILE: read_licence(row.licence)}
     return StartingWeights(text, weights.base_model, citations, Terms(row.licence), documents)
 

@@ -21,7 +21,7 @@ from .client import ManifestEntry, PushError, check_access, push_folder
 from .documents import is_document
 
 
-# What `Trainer`, the loop on accelerate and evaluation call their figures, the course of the run among them.
+# `Trainer`, the loop on accelerate and evaluation call their figures so, and the course of the run.
 FIGURES = re.compile(r"(\w+_)?results([_-][\w.-]+)?\.json|trainer_state\.json")
 
 
@@ -88,7 +88,7 @@ def list_trained_files(folder: str | Path) -> list[str]:
         name for name in present if name in {*CODE_FILES, CARD_FILE} or FIGURES.fullmatch(name) or is_document(name)
     }
     names = sorted(needed | others)
-    # Those that a command line may have got into.
+    # A command line with a token may have got into each of them.
     for name in names:
         if (name.endswith((".json", ".md")) or is_document(name)) and HUB_TOKEN.search(
             (folder / name).read_text("utf-8", "replace")
@@ -111,7 +111,7 @@ def _find_code(auto_map: dict) -> set[str]:
         for entry in auto_map.values()
         for reference in (entry.values() if isinstance(entry, dict) else [entry])
     ]
-    # Of another repository there is nothing to push.
+    # What is in another repository need not be pushed.
     return {f"{reference.partition('.')[0]}.py" for reference in references if "--" not in reference}
 
 

@@ -35,7 +35,7 @@ from .client import (
 from .repository import assemble, assemble_documents, find_figures
 
 
-# Collections by the source of the checkpoints in them: title, and description of at most 150 characters.
+# By the source of checkpoints, the collection they are in has a title, and a description of at most 150 characters.
 COLLECTIONS = {
     "original": ("Segmenter", "The checkpoints of Segmenter (ICCV 2021), for transformers."),
     "mmsegmentation": ("Segmenter (MMSegmentation)", "The Segmenter checkpoints of MMSegmentation, for transformers."),
@@ -122,7 +122,7 @@ def push_checkpoint(
     else:
         folder = assemble(row, repo_id, tag, figures, work_dir, cache_dir)
         uploaded = push_folder(api, folder, repo_id, tag, private)
-    # What is there already, the client leaves as it is.
+    # The client leaves as it is what is there already.
     title, description = COLLECTIONS[row.source]
     settings = {"namespace": repo_id.partition("/")[0], "description": description, "private": private}
     action = f"Creating the collection {title}"

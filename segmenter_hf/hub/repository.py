@@ -117,7 +117,7 @@ def assemble_documents(
     config = SegmenterConfig.from_json_file(
         call_hub(f"Reading {repo_id}", api.hf_hub_download, repo_id, "config.json", **settings)
     )
-    # Without memory for weights: only their number is of interest.
+    # The number of weights is all that the card says of them, so that no memory is taken for them.
     with torch.device("meta"):
         model = (SegmenterModel if row.is_encoder else SegmenterForSemanticSegmentation)(config)
     write_card_and_licence(folder, row, repo_id, tag, figures, model)

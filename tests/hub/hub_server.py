@@ -373,7 +373,7 @@ class Hub:
 
     @_route("PUT", "/lfs-storage/(?P<repo>[^/]+/[^/]+)/(?P<oid>[0-9a-f]{64})")
     def _lfs_upload(self, call: Call, repo: str, oid: str):
-        # Without a token, as into any storage by a signed address.
+        # No token is asked for, as with signed addresses of any storage.
         if hashlib.sha256(call.body).hexdigest() != oid:
             raise HubError(400, "The content does not match its SHA-256")
         self.repositories[repo].lfs[oid] = call.body
@@ -498,7 +498,7 @@ class HubServer(ThreadingHTTPServer):
         self.lock = threading.Lock()
 
     def __enter__(self):
-        # Polls rarely by default, and `shutdown` waits for the next time.
+        # By default it polls rarely, and `shutdown` waits for the next time.
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
@@ -547,7 +547,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def _handle(self):
-        # One request for each connection, so that an early close is seen as one.
+        # Each connection has one request, so that an early close is seen as one.
         self.close_connection = True
         headers = {name.lower(): value for name, value in self.headers.items()}
         fault, hold = self._register(ReceivedRequest(self.command, self.path))

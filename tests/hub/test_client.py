@@ -17,10 +17,10 @@ REPO = "lab/model"
 FILES = {
     "README.md": b"---\nlicense: mit\n---\n# Model\n",
     "config.json": b"{}",
-    # Not compressible, and longer than any buffer on the way.
+    # This cannot be compressed, and is longer than any buffer on the way.
     "model.safetensors": b"".join(hashlib.sha256(index.to_bytes(4)).digest() for index in range(50_000)),
 }
-# What the client sends once only, and what it sends again by itself.
+# The client sends the former once only, and the latter again by itself.
 SENT_ONCE = [
     "GET /api/whoami",
     "POST /api/repos/create",

@@ -17,12 +17,12 @@ from huggingface_hub.errors import (
 from tests.hub.hub_server import client_environment
 
 
-try:  # The HTTP client of huggingface_hub, which changed its name.
+try:  # The HTTP client of huggingface_hub changed its name.
     import httpx2 as httpx
 except ImportError:
     import httpx
 
-# The client's own way to send a file.
+# The client itself sends files in a way that its HTTP client warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 REPO = "tester/tiny"
@@ -100,7 +100,7 @@ def test_tree(api, repo):
     assert {entry.path for entry in api.list_repo_tree(repo)} == names
     entries = {entry.path: entry for entry in api.list_repo_tree(repo, recursive=True)}
     assert set(entries) == names | {"images/map.png"}
-    # As `git hash-object` says.
+    # `git hash-object` says so.
     assert entries["config.json"].blob_id == "9e26dfeeb6e641a33dae4961196235bdb965b21b"
     assert (entries["model.safetensors"].size, entries["model.safetensors"].lfs.sha256) == (len(WEIGHTS), OID)
     small = [path for path, entry in entries.items() if isinstance(entry, RepoFile) and entry.lfs is None]
@@ -126,7 +126,7 @@ def test_card_is_validated(server, api, repo):
 
 
 def test_large_files_are_uploaded_once(server, api, repo):
-    # By its name, and by its zero bytes.
+    # One is large by its name, the other by its zero bytes.
     image = hashlib.sha256(FILES["images/map.png"]).hexdigest()
     assert server.uploads == {OID: len(WEIGHTS), image: len(FILES["images/map.png"])}
     add(api, "copy.safetensors", WEIGHTS)

@@ -121,7 +121,7 @@ def test_terms_beside_weights(is_file, metadata, documents, licence, model, tmp_
         assert f"`{name.replace('__', '.')}`" in text
     assert ("No licence is known" in text) is (licence[1] == "unknown")
     assert str(tmp_path) not in text and "hostname" not in json.dumps(card)
-    # Beside the same, if it is trained on.
+    # The terms stay the same if it is trained on.
     assert licence_of(train(model, tmp_path / "trained", tmp_path / "again")[0]) == licence
 
 
@@ -201,7 +201,7 @@ def test_checkpoints_of_a_run_have_the_terms_of_the_run(model, tmp_path):
     metadata, _ = train(model, run / "checkpoint-10", tmp_path / "trained")
     assert licence_of(metadata) == ("other", "camvid-research-and-demonstration", "NOTICE")
     assert "base_model" not in metadata, "what was pushed is another checkpoint"
-    # Of a run that was killed, there are the notices.
+    # A run that was killed has left the notices.
     (run / "README.md").unlink()
     metadata, _ = train(model, run / "checkpoint-10", tmp_path / "again")
     assert metadata["license"] == "other" and (tmp_path / "again" / "NOTICE").exists()

@@ -156,7 +156,7 @@ def test_folder_that_is_none(tmp_path):
 def test_weights_in_several_files(model, folder):
     model.save_pretrained(folder, max_shard_size="50KB")
     shards = {path.name for path in folder.glob("model-*.safetensors")}
-    # That of a model that was saved as a whole before, which would have precedence.
+    # A model that was saved as a whole before would have precedence.
     (folder / "model.safetensors").unlink(missing_ok=True)
     (folder / "model-00099-of-00099.safetensors").touch()
     weights = {name for name in list_trained_files(folder) if ".safetensors" in name}

@@ -174,7 +174,7 @@ def test_what_does_not_pass_ends_that_checkpoint_only(release, server, downloads
     assert outcomes[2].error is None
     server.faults.clear()
     assert [outcome.error for outcome in release()] == [None] * 3
-    # Only the order in which they came is another.
+    # The collections differ, since they came in another order.
     assert state(server)["repositories"] == undisturbed[0]["repositories"]
 
 
@@ -291,7 +291,7 @@ def test_pushed_repository_loads_without_the_package(release, server, tmp_path):
     environment = client_environment(server.endpoint, None, tmp_path / "hf_home")
     run_python(LOAD, repo_id, tmp_path / "online.pt", cwd=tmp_path, with_package=False, environment=environment)
     assert server.count(f"GET /{repo_id}/resolve/.*/model.safetensors") == 1
-    # Then from the cache, with no Hub to ask.
+    # It then loads from the cache, with no Hub to ask.
     number = len(server.requests)
     environment |= {"HF_HUB_OFFLINE": "1"}
     run_python(LOAD, repo_id, tmp_path / "offline.pt", cwd=tmp_path, with_package=False, environment=environment)
@@ -300,7 +300,7 @@ def test_pushed_repository_loads_without_the_package(release, server, tmp_path):
     assert torch.equal(online["logits"], offline["logits"])
     assert online["backends"]["AutoImageProcessor"].keys() == {"torchvision", "pil"}
 
-    # The values of the installed package.
+    # They are the values of the installed package.
     model = AutoModelForSemanticSegmentation.from_pretrained(folder)
     image_processor = AutoImageProcessor.from_pretrained(folder)
     images = torch.arange(3 * 40 * 60, dtype=torch.uint8).view(3, 40, 60)
