@@ -10,14 +10,7 @@ from typing import Any
 from .. import outputs
 from ..conversion.released import RELEASED, ReleasedCheckpoint
 from .cards import make_card
-from .figures import (
-    figures_file,
-    format_figures,
-    measured_figure,
-    read_figures,
-    replace_measured,
-    update_figures,
-)
+from .figures import figures_file, format_figures, measured_figure, read_figures, replace_measured, update_figures
 
 
 # Stands for the organisation in committed cards; a push writes its own.
@@ -67,11 +60,16 @@ def write_documents(folder: str | Path) -> list[Path]:
     """
     documents = make_documents(folder)
     written = sorted(_find_stale(documents))
-    for file in written:
-        outputs.check_output_file(file)
-    for file in written:
-        outputs.write_text(file, documents[file])
+    _write({file: documents[file] for file in written})
     return written
+
+
+def _write(documents: Mapping[Path, str]):
+    # Whole files or none: those of figures hold measured ones that are nowhere else.
+    for file in documents:
+        outputs.check_output_file(file)
+    for file, text in documents.items():
+        outputs.write_text(file, text)
 
 
 def add_results(folder: str | Path, evaluations: Sequence[tuple[ReleasedCheckpoint, Mapping[str, Any]]]) -> list[Path]:
@@ -94,12 +92,9 @@ def add_results(folder: str | Path, evaluations: Sequence[tuple[ReleasedCheckpoi
     results = {row: update_figures(row, read_figures(folder, row)) for row, _ in evaluations}
     for row, evaluation in evaluations:
         results[row] = replace_measured(results[row], measured_figure(row, evaluation))
-    for row in results:
-        outputs.check_output_file(figures_file(folder, row))
-    for row, added in results.items():
-        # Complete or not at all: such a file holds measured figures that are nowhere else.
-        outputs.write_text(figures_file(folder, row), format_figures(row, added))
-    return [figures_file(folder, row) for row in results]
+    documents = {figures_file(folder, row): format_figures(row, added) for row, added in results.items()}
+    _write(documents)
+    return list(documents)
 
 
 __all__ = ["ORGANIZATION", "add_results", "list_stale", "make_documents", "write_documents"]

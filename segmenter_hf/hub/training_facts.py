@@ -17,14 +17,12 @@ class TrainingFacts:
     What is known of a training run. The card says nothing of what is `None`.
 
     Args:
-        recipe (`str`, *optional*): Name of the recipe.
-        recipe_title (`str`, *optional*): What it is, for readers.
+        recipe, recipe_title (`str`, *optional*): Name of the recipe, and what it is, for readers.
         recipe_changes (`Sequence[str]`, *optional*): What was done otherwise than it says.
         is_from_scratch (`bool`, *optional*): Whether all weights were new.
         dataset_config_name (`str`, *optional*): The configuration of the dataset.
         split (`str`, *optional*): The split that was trained on.
-        num_images (`int`, *optional*): On how many of its images.
-        num_split_images (`int`, *optional*): How many it has.
+        num_images, num_split_images (`int`, *optional*): On how many of its images, and how many it has.
         held_out_share (`float`, *optional*): The share of it, before that, that was held out for evaluation.
         num_epochs (`float`, *optional*): Passes over them.
         num_steps (`int`, *optional*): Steps of the optimiser.
@@ -33,28 +31,22 @@ class TrainingFacts:
         num_processes (`int`, *optional*): Processes, each with a device.
         optimizer (`str`, *optional*): Name of the optimiser.
         optimizer_settings (`Mapping`, *optional*): Its settings by name, beside the following two.
-        learning_rate (`float`, *optional*): The largest learning rate.
-        weight_decay (`float`, *optional*): The weight decay.
+        learning_rate, weight_decay (`float`, *optional*): The largest learning rate, and the weight decay.
         max_grad_norm (`float`, *optional*): Norm that gradients were clipped to; 0 for none.
-        lr_scheduler (`str`, *optional*): How the learning rate decays.
-        lr_scheduler_settings (`Mapping`, *optional*): Settings of that by name.
+        lr_scheduler, lr_scheduler_settings (*optional*): How the learning rate decays, and settings of that by name.
         warmup_steps (`float`, *optional*): Steps of warm-up; below 1, a share of all.
-        crop_height (`int`, *optional*): Height of training crops in pixels.
-        crop_width (`int`, *optional*): Their width.
-        min_scale (`float`, *optional*): Least random scale of images.
-        max_scale (`float`, *optional*): Largest random scale of images.
+        crop_height, crop_width (`int`, *optional*): Sides of training crops in pixels.
+        min_scale, max_scale (`float`, *optional*): Least and largest random scale of images.
         max_class_share (`float`, *optional*): Crops in which one class covers this share were drawn again.
         horizontal_flip (`bool`, *optional*): Whether half of the crops were flipped.
         photometric_distortion (`bool`, *optional*): Whether brightness, contrast, saturation and hue were changed.
         class_balance (`float`, *optional*): The loss of each class was weighted by its frequency to minus this power.
         label_smoothing (`float`, *optional*): Share of the target that was spread over all labels.
         lora_rank (`int`, *optional*): Rank of low-rank adapters, where those were trained and then merged.
-        lora_alpha (`float`, *optional*): Their scale, times the rank.
-        lora_dropout (`float`, *optional*): Dropout of what they are applied to.
+        lora_alpha, lora_dropout (`float`, *optional*): Their scale, times the rank, and dropout of their input.
         lora_target_modules (`Sequence[str]`, *optional*): Layers of the encoder that had one.
         precision (`str`, *optional*): Such as `"float32"`, or `"bfloat16 autocast"`.
-        seed (`int`, *optional*): Of weights, order and augmentation.
-        data_seed (`int`, *optional*): Of the order, where that has its own.
+        seed, data_seed (`int`, *optional*): Of weights, order and augmentation; of the order, where that has its own.
         hardware (`str`, *optional*): What it ran on.
         train_seconds (`float`, *optional*): How long, in all its parts.
         is_resumed (`bool`, *optional*): Whether it was interrupted.

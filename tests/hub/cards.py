@@ -2,11 +2,16 @@
 
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from PIL import Image
+from transformers import PreTrainedModel
+
+from segmenter_hf import SegmenterImageProcessorPil
 
 from ..common import REPOSITORY, run_python
+from ..evaluation.evaluations import PROCESSOR_SETTINGS
 
 
 def code_blocks(text: str, language: str) -> list[str]:
@@ -30,6 +35,19 @@ def check_tidy(text: str):
             if not (is_list and line.startswith("- ")):
                 assert line.startswith("  ") is is_list, line
                 assert not re.match(r"(#|[-+*>] |\d+[.)] )", line.strip()), line
+
+
+def save_download(repo_id: str, revision: str, model: PreTrainedModel, folder: Path):
+    """
+    Saves a model as a download of its repository at that revision would be in Hugging Face's cache: what asks for
+    another revision finds none.
+    """
+    repository = folder / "hf_home" / "hub" / f"models--{repo_id.replace('/', '--')}"
+    snapshot = repository / "snapshots" / ("0123456789" * 4)
+    for part in (model, SegmenterImageProcessorPil(**PROCESSOR_SETTINGS)):
+        part.save_pretrained(snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / revision).write_text(snapshot.name)
 
 
 def run_snippets(snippets: dict[str, list[str]], folder: Path) -> dict[str, list[str]]:
@@ -56,3 +74,11 @@ def run_snippets(snippets: dict[str, list[str]], folder: Path) -> dict[str, list
         with_package=False,
     )
     return json.loads((folder / "outputs.json").read_text())
+
+
+def check_segments(outputs: list[str], names: Collection[str]):
+    """Fails if the snippets with the pipeline and without it have not found the same of these labels in the photo."""
+    first, second = outputs
+    segments = [line.rpartition(" (") for line in first.splitlines()]
+    assert segments and all(label in names and size == "75, 50)" for label, _, size in segments)
+    assert set(eval(second)) == {label for label, _, _ in segments}

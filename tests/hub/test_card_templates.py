@@ -8,7 +8,6 @@ from segmenter_hf import SegmenterImageProcessorPil
 from segmenter_hf.evaluation.record import EvaluationProtocol, Figure
 from segmenter_hf.hub.card_templates import ENVIRONMENT, render_card
 from segmenter_hf.hub.markdown import wrap
-from segmenter_hf.hub.model_index import name_figures
 
 from ..evaluation.evaluations import PROCESSOR_SETTINGS
 
@@ -27,36 +26,12 @@ def test_names_that_the_context_lacks_are_errors():
         render_card("converted", ModelCardData())
 
 
-def test_names_tell_figures_apart(single, several):
-    first, second = (Figure.from_evaluation(each, DATASET) for each in (single, several))
-    assert name_figures([first, second]) == ["mIoU (single scale)", "mIoU (multi-scale + flip)"]
-    protocol = single["protocol"] | {"window_stride": {"height": 24, "width": 32}, "dtype": "bfloat16"}
-    other = Figure.from_evaluation(single | {"protocol": protocol}, DATASET)
-    assert name_figures([first, second, other]) == [
-        "mIoU (single scale), window_stride 12 x 16, dtype float32",
-        "mIoU (multi-scale + flip)",
-        "mIoU (single scale), window_stride 24 x 32, dtype bfloat16",
-    ]
-    excluding = single["protocol"] | {"exclude_classes": ["sky", "car"]}
-    other = Figure.from_evaluation(single | {"protocol": excluding}, DATASET)
-    assert name_figures([other, first]) == [
-        "mIoU (single scale), exclude_classes sky, car",
-        "mIoU (single scale), exclude_classes none",
-    ]
-
-
-def test_words_are_those_of_the_protocol(single, several):
-    words = words_of(FIGURES.measurement(Figure.from_evaluation(single, DATASET), "a device"))
-    assert words.startswith("Single scale: an image is resized with antialiasing")
-    assert "times the size" not in words and "Logits are averaged where windows overlap." in words
-    assert "Pixels with label 255 are not counted." in words
-    assert "Measured with: float32, image processor of the pil backend, a device, python" in words
-    protocol = several["protocol"] | {"exclude_classes": ["never seen"], "do_split_image": False}
-    words = words_of(FIGURES.measurement(Figure.from_evaluation(several | {"protocol": protocol}, DATASET)))
-    assert words.startswith("Multi-scale: an image is")
-    assert "at 0.5, 0.75, 1, 1.25, 1.5, 1.75 times the size, each also flipped" in words
-    assert "The mean leaves out `never seen`." in words and "bfloat16" in words
-    assert "where windows overlap" not in words
+def test_words_are_those_of_the_protocol(single):
+    protocol = single["protocol"] | {"exclude_classes": ["never seen"], "do_split_image": False}
+    figure = Figure.from_evaluation(single | {"protocol": protocol}, DATASET)
+    words = words_of(FIGURES.measurement(figure, device="a device"))
+    assert "The mean leaves out `never seen`." in words and "pil backend, a device, python" in words
+    assert "where windows overlap" not in words and "times the size" not in words
 
 
 def test_table_of_classes(single):
@@ -77,16 +52,10 @@ def test_table_of_classes(single):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (
-            {},
-            "resized with antialiasing until the short side has 512 pixels or the long one 2048, and seen",
-        ),
+        ({}, "resized with antialiasing until the short side has 512 pixels or the long one 2048, and seen"),
         ({"do_resize": False}, "not resized, and seen as a whole"),
-        ({"size": {"height": 40, "width": 48}}, "resized with antialiasing to 40 x 48 pixels (height x width), and"),
-        (
-            {"size": {"shortest_edge": 40}, "antialias": False},
-            "without antialiasing until the short side has 40 pixels",
-        ),
+        ({"size": {"height": 40, "width": 48}}, "with antialiasing to 40 x 48 pixels (height x width), and"),
+        ({"size": {"shortest_edge": 40}, "antialias": False}, "without antialiasing until the short side has 40"),
         (PROCESSOR_SETTINGS, "then cut into windows of 24 x 32 (height x width), 12 apart down and 16 across"),
         ({**PROCESSOR_SETTINGS, "window_stride": {"height": 9, "width": 9}}, ", 9 apart"),
         ({**PROCESSOR_SETTINGS, "crop_size": {"height": 32, "width": 32}}, "of 32 x 32, "),
