@@ -5,7 +5,9 @@ import gc
 import os
 import re
 import sys
-from typing import Any, NoReturn
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed
@@ -15,7 +17,12 @@ import torch.distributed
 SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 # This says whether the process was connected with others, and is no more.
 has_parted = False
+# For so long processes wait for what the first one does: downloads of gigabytes take longer than the ten minutes after
+# which NCCL gives up.
+LONGEST_WORK = timedelta(days=7)
 REMEDY = "Start them with `torchrun --nproc_per_node NUMBER`."
+
+T = TypeVar("T")
 
 
 class ProcessesError(ValueError):
@@ -130,6 +137,30 @@ def gather_objects(value: Any) -> list[Any]:
     return values
 
 
+def by_first_process(work: Callable[[], T]) -> T:
+    """
+    What the first process makes of `work`, in all processes: what it returns, or the `ValueError` by which it refuses.
+    The others wait for as long as it takes.
+    """
+    rank, num_processes = rank_and_number_of_processes()
+    if num_processes == 1:
+        return work()
+    # All connect before the work, as that has limits of its own.
+    group = torch.distributed.new_group(backend="gloo", timeout=LONGEST_WORK)
+    outcome: list[Any] = [None]
+    if rank == 0:
+        try:
+            outcome = [(work(), None)]
+        except ValueError as error:
+            outcome = [(None, error)]
+    torch.distributed.broadcast_object_list(outcome, src=0, group=group)
+    torch.distributed.destroy_process_group(group)
+    ((result, error),) = outcome
+    if error is not None:
+        raise error
+    return result
+
+
 def is_lost_connection(error: BaseException) -> bool:
     """Whether an error says that another process has ended, or was not there."""
     # The errors of gloo have no class of their own.
@@ -175,6 +206,7 @@ def leave(exit_code: int) -> NoReturn:
 
 __all__ = [
     "ProcessesError",
+    "by_first_process",
     "check_connected",
     "check_launch",
     "count_started",

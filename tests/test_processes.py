@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import time
+from datetime import timedelta
 
 import pytest
 import torch
@@ -10,11 +12,14 @@ import torch
 from segmenter_hf.processes import (
     SIZES,
     ProcessesError,
+    by_first_process,
     check_connected,
     check_launch,
     count_started,
     is_first,
 )
+
+from .common import FORKS
 
 
 TORCHRUN = {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500", "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}
@@ -138,3 +143,39 @@ def test_processes_that_were_connected_end_without_taking_the_interpreter_down(k
         [sys.executable, "-c", LEAVE, kind, str(tmp_path / "meeting")], capture_output=True, text=True
     )
     assert (result.returncode, result.stdout) == (3, said), result.stderr
+
+
+def work_in_turn(rank, folder):
+    timeout = timedelta(seconds=1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timeout
+    )
+
+    def work():
+        assert rank == 0
+        time.sleep(3 * timeout.total_seconds())
+        return {"folder": "model"}
+
+    def refuse():
+        raise ProcessesError("no such weights")
+
+    assert by_first_process(work) == {"folder": "model"}
+    with pytest.raises(ProcessesError, match="^no such weights$"):
+        by_first_process(refuse)
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_others_wait_for_the_first_process_beyond_the_limit_of_their_connection(tmp_path):
+    processes = [FORKS.Process(target=work_in_turn, args=(rank, tmp_path)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+
+
+def test_the_work_of_one_process_is_its_own():
+    assert by_first_process(lambda: 3) == 3
+    with pytest.raises(OSError, match="disk"):
+        by_first_process(lambda: open("/dev/null/disk", "rb"))

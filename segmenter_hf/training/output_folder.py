@@ -6,18 +6,17 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME
 
 from ..outputs import OutputError, check_output_dir, check_output_file, making_folders, refuse_unwritable, write_text
+from ..processes import by_first_process
 from .arguments import TrainingError
 from .checkpoints import RECORD_NAME, clear_unfinished, describe_remains
 
@@ -37,24 +36,6 @@ HOLDER_NAME = ".run.json"
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 # How long processes of a run that was killed may take to notice, which load samples and hold its lock with it.
 ORPHAN_SECONDS = 30
-
-T = TypeVar("T")
-
-
-def by_first_process(work: Callable[[], T]) -> T:
-    """
-    What the first process makes of `work`, in all processes: what it returns, or the refusal that it raises.
-    """
-    outcome: list[Any] = [None]
-    if PartialState().is_main_process:
-        try:
-            outcome = [(work(), None)]
-        except (OutputError, TrainingError) as error:
-            outcome = [(None, error)]
-    ((result, error),) = broadcast_object_list(outcome)
-    if error is not None:
-        raise error
-    return result
 
 
 @contextlib.contextmanager
@@ -176,4 +157,4 @@ def _remove_file(file: Path):
         file.unlink()
 
 
-__all__ = ["FILES", "RESULT_FILES", "by_first_process", "reserved"]
+__all__ = ["FILES", "RESULT_FILES", "reserved"]

@@ -19,9 +19,9 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGH
 from ..hub.training_facts import WITHOUT_WARMUP
 from ..modeling_segmenter import SegmenterForSemanticSegmentation
 from ..outputs import OutputError
+from ..processes import by_first_process
 from .arguments import TrainingError
 from .checkpoints import check_fits, decide_checkpoint, find_foreign, find_last_checkpoint, is_model_only, read_step
-from .output_folder import by_first_process
 from .run_record import (
     ENDLESS,
     Difference,

@@ -21,10 +21,10 @@ from ..conversion.released import is_released
 from ..data.labels import find_label_set
 from ..image_processing_segmenter import SegmenterImageProcessingMixin, SegmenterImageProcessor
 from ..modeling_segmenter import SegmenterForSemanticSegmentation, patch_grid
+from ..processes import by_first_process
 from .arguments import DataArguments, MethodArguments, ModelArguments, TrainingError, refuse_unusable
 from .channels import fit_channels, set_channels
 from .checkpoints import CONVERTED_NAME
-from .output_folder import by_first_process
 from .recipes import Recipe
 
 
