@@ -24,7 +24,7 @@ from .common import REPOSITORY, encode_png, run_python
 from .images import BACKENDS, label_map, picture, pixels_of
 
 
-# What leaves nothing of an image but its pixels, as floats.
+# These leave nothing of an image but its pixels, as floats.
 ONLY_DECODE = {"do_resize": False, "do_rescale": False, "do_normalize": False}
 
 
@@ -39,7 +39,7 @@ def processor_class(request):
 @pytest.mark.parametrize(
     ("size", "height", "width", "expected"),
     [
-        # By hand: scale = min(2048 / long, 512 / short), side = max(1, int(side * scale + 0.5)).
+        # These were computed by hand: scale = min(2048 / long, 512 / short), side = max(1, int(side * scale + 0.5)).
         ({"shortest_edge": 512, "longest_edge": 2048}, 480, 640, (512, 683)),  # 682.67: truncating gives 682
         ({"shortest_edge": 512, "longest_edge": 2048}, 640, 480, (683, 512)),
         ({"shortest_edge": 512, "longest_edge": 2048}, 512, 512, (512, 512)),
@@ -886,7 +886,7 @@ def test_windows_without_offsets_are_refused(processor_class):
         for outputs in ({"logits": logits}, ModelOutput(logits=logits.numpy()), SimpleNamespace(logits=logits)):
             with pytest.raises(ValueError, match=r'no `window_offsets`.*"window_offsets": inputs\["window_offsets"\]'):
                 processor.post_process_semantic_segmentation(outputs, target_sizes)
-    # Where the call was to cut, but not the image processor.
+    # Here the call is to cut, but not the image processor.
     with pytest.raises(ValueError, match=r"for each of 6 image\(s\).*There are no `window_offsets`"):
         processor_class().post_process_semantic_segmentation({"logits": torch.zeros(6, 5, 4, 4)}, [(40, 50)])
     for outputs in ((torch.zeros(1, 5, 4, 4),), {"loss": 0.0}, SimpleNamespace(), {"logits": torch.zeros(5, 4, 4)}):

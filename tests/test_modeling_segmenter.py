@@ -261,7 +261,7 @@ def test_hidden_states_and_attentions_of_encoder_and_decoder(num_hidden_layers, 
     torch.testing.assert_close(encoded.hidden_states, outputs.hidden_states, rtol=0, atol=0)
     torch.testing.assert_close(encoded.attentions, outputs.attentions, rtol=0, atol=0)
     with torch.no_grad():
-        # From what enters the first layer to what leaves the last, before the final LayerNorm.
+        # They are from what enters the first layer to what leaves the last, before the final LayerNorm.
         assert torch.equal(outputs.hidden_states[0], model.segmenter.embeddings(pixel_values))
         assert torch.equal(model.segmenter.layernorm(outputs.hidden_states[-1]), encoded.last_hidden_state)
         projected = model.decoder.projection(encoded.last_hidden_state[:, 2:])
@@ -505,7 +505,7 @@ def test_class_weights_multiply_the_pixels_of_each_label(config_overrides):
     labels = random_labels(num_labels=len(weights))
     logits = model(random_pixel_values()).logits
     weighted = model.compute_loss(logits, labels, 32, 32, class_weights=weights)
-    # What the pixels of each label contribute, by ignoring those of all others.
+    # The share of each label's pixels is had by ignoring those of all others.
     total = 0.0
     for label, weight in enumerate(weights):
         only_one = torch.where(labels == label, labels, 255)
@@ -598,7 +598,7 @@ def test_models_of_labels_that_cannot_work_are_refused(id2label):
 @pytest.mark.parametrize("use_reentrant", [False, True])
 @pytest.mark.parametrize("decoder_type", DECODER_TYPES)
 def test_gradient_checkpointing_gives_equal_gradients(decoder_type, use_reentrant):
-    # With dropout: the recomputation has to draw the same random numbers again.
+    # There is dropout, for which the recomputation has to draw the same random numbers again.
     model = tiny_model(
         decoder_type=decoder_type, hidden_dropout_prob=0.2, drop_path_rate=0.2, decoder_dropout_prob=0.2
     ).train()
@@ -860,7 +860,7 @@ def test_config_that_describes_a_part_of_the_weights_is_refused(saved, fields, m
         SegmenterForSemanticSegmentation.from_pretrained(tmp_path)
     assert not caplog.records, "the error says it all"
     if "decoder_type" not in fields:
-        # Which is for sizes, as those of other labels.
+        # That flag is for other sizes, as those of other labels.
         with pytest.raises(ValueError, match=message):
             SegmenterForSemanticSegmentation.from_pretrained(tmp_path, ignore_mismatched_sizes=True, num_labels=3)
 
@@ -962,7 +962,7 @@ def test_exported_program_takes_any_batch_height_and_width(config_overrides, wit
     model = tiny_model(**config_overrides)
 
     def inputs(*size: int) -> dict[str, torch.Tensor]:
-        # With labels, too: to look at their values, and name those that are out of range, would stop the export.
+        # Labels are there too: to look at their values, and name those that are out of range, would stop the export.
         labels = {"labels": random_labels(*size)} if with_labels else {}
         return {"pixel_values": random_pixel_values(*size), **labels}
 
@@ -999,7 +999,7 @@ def test_compiled_model_equals_eager():
 
 @pytest.mark.parametrize("decoder_type", DECODER_TYPES)
 def test_compiled_training_has_no_graph_break(decoder_type):
-    # As far as the forward and backward graphs, which is where models break: machine code for them takes minutes.
+    # It goes as far as the forward and backward graphs, where models break: machine code for them takes minutes.
     torch.compiler.reset()
     model = tiny_model(decoder_type=decoder_type)
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")

@@ -100,7 +100,7 @@ def test_killed_at_any_rename_the_next_run_finds_one_of_both(number, after, expe
     texts = set(contents(tmp_path).values())
     assert {"old", "new"} <= texts, "neither is lost at any moment"
 
-    # Also one that writes another folder there.
+    # One that writes another folder there clears it too.
     write(tmp_path / "other")
     assert contents(tmp_path) == {"model/file.txt": expected, "other/file.txt": "new"}
     assert sorted(os.listdir(tmp_path)) == ["model", "other"]

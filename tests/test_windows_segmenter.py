@@ -275,7 +275,7 @@ def test_rows_of_a_batch_may_come_in_any_order():
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        # As a pipeline with a batch size tears windows apart; or calls put together under one image index.
+        # A pipeline with a batch size tears windows apart like this; or calls are put together under one image index.
         (["left"], r"1 window\(s\) do not cover the 32 x 64 pixels of image 0.*batch_size=1"),
         (["left", "right", "right"], "the same window twice"),
         ([[0, 0, 0, 32, 32, 32, 32], "right"], "different sizes"),

@@ -99,7 +99,7 @@ def ask_server(url: str) -> tuple[int | None, str]:
             "replace the file. It was not downloaded."
         )
     length = response.headers.get("Content-Length", "")
-    # That of a compressed response is not the file's.
+    # The length of a compressed response is not the file's.
     is_length = length.isdecimal() and response.headers.get("Content-Encoding", "identity") == "identity"
     etag = response.headers.get("ETag", "")
     validator = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")

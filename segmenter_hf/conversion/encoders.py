@@ -33,7 +33,7 @@ from .vision_transformer import NORMALIZATIONS, FusedNames, move_encoder
 logger = logging.getLogger(__name__)
 
 Encoder = tuple[SegmenterModel, SegmenterImageProcessorPil]
-# Mean and standard deviation per channel of images scaled to 0..1.
+# They are mean and standard deviation per channel, of images scaled to 0..1.
 Normalization = tuple[list[float], list[float]]
 
 # AugReg (vit_jax leaves Flax's default), timm, DeiT and MMSegmentation all have this epsilon.

@@ -40,7 +40,7 @@ OLDER_LAYER_NAMES = {
     "output.dense": "mlp.fc2",
 }
 LAYER_NAMES = {name: name for name in OLDER_LAYER_NAMES.values()}
-# What stands before a layer's index, and the names of its parts.
+# This stands before a layer's index; the names of its parts follow.
 NAMING_SCHEMES = (("layers.", LAYER_NAMES), ("encoder.layer.", OLDER_LAYER_NAMES))
 
 

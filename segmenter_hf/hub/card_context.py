@@ -124,7 +124,7 @@ def make_trained_context(
         "resampling": RESAMPLING.get(image_processor.resample, "bilinearly"),
         "protocol": EvaluationProtocol.from_image_processor(image_processor),
         "labels": labels,
-        # Those of the same data stand together.
+        # Figures of the same data stand together.
         "groups": [
             [each for each in measured if each.data_key == key]
             for key in dict.fromkeys(each.data_key for each in measured)

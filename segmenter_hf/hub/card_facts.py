@@ -108,7 +108,7 @@ def _read_table(name: str, row_class: type) -> dict[str, Any]:
 DATASETS = _read_table("datasets", Dataset)
 SOURCES = _read_table("sources", Source)
 PRETRAINED_WEIGHTS = _read_table("pretrained_weights", PretrainedWeights)
-# Entries of BibTeX by their keys.
+# These are entries of BibTeX by their keys.
 CITATIONS = {
     re.match(r"@\w+\{(\w+),", entry)[1]: entry
     for entry in (FOLDER / "citations.bib").read_text(encoding="utf-8").strip().split("\n\n")

@@ -46,7 +46,7 @@ def list_stale(folder: str | Path) -> list[Path]:
 
 
 def _find_stale(documents: Mapping[Path, str]) -> list[Path]:
-    # As bytes, since reading as text would take other line endings for the same.
+    # They are compared as bytes, since reading as text would take other line endings for the same.
     return [file for file, text in documents.items() if not file.is_file() or file.read_bytes() != text.encode()]
 
 

@@ -61,7 +61,7 @@ ENVIRONMENT = Environment(
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
-    # Markdown, whose own characters `as_text` escapes.
+    # The text is Markdown, whose own characters `as_text` escapes.
     autoescape=False,
 )
 ENVIRONMENT.globals["decoders"] = DECODERS

@@ -26,7 +26,7 @@ from .training_facts import TrainingFacts
 # The tag that a push sets on what it has verified, and that the snippets of cards pin.
 TAG = "v1.0"
 IMAGENET_HUB_ID = "ILSVRC/imagenet-1k"
-# What `datasets` calls the configuration of a data set that has only one.
+# `datasets` calls the configuration of a data set so that has only one.
 DEFAULT_CONFIG = "default"
 
 

@@ -15,7 +15,7 @@ from ..evaluation.record import MEASURED, METRIC, MULTI_SCALES, PUBLISHED, Figur
 from .card_facts import DATASETS, SOURCES
 
 
-# What data sets call the split that figures are published on.
+# Data sets call the split so that figures are published on.
 VALIDATION_SPLITS = ("validation", "val")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 
 LINE_LENGTH = 119
-# What blocks that are not wrapped begin with: headings, rows of tables, HTML, and fences of code.
+# Blocks that are not wrapped begin with these: headings, rows of tables, HTML, and fences of code.
 UNWRAPPED = ("#", "|", "<details", "</details", "```")
 
 

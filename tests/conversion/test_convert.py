@@ -55,7 +55,7 @@ def test_link_to_a_folder_is_followed(source, tmp_path):
 def test_folder_in_use_is_replaced_only_when_asked(source, tmp_path):
     output_dir = tmp_path / "output"
     convert_checkpoint(source, output_dir)
-    # Of a larger model, and of a push.
+    # Conversion of a larger model, and a push, wrote these.
     stale = {"model-00001-of-00002.safetensors", "model.safetensors.index.json", "README.md", "LICENSE"}
     for name in stale:
         (output_dir / name).touch()

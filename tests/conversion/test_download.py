@@ -20,7 +20,7 @@ from tests.common import REPOSITORY
 from tests.conversion.flaky_server import LAST_MODIFIED, Fault, FlakyServer
 
 
-# Not compressible, without a period, and longer than any buffer on the way.
+# It cannot be compressed, has no period, and is longer than any buffer on the way.
 CONTENT = b"".join(hashlib.sha256(index.to_bytes(4)).digest() for index in range(10_000))
 OTHER_CONTENT = CONTENT[::-1]
 SIZE = len(CONTENT)

@@ -79,7 +79,7 @@ def check_same_weights(actual, expected):
         assert torch.equal(actual.state_dict()[name], tensor)
 
 
-# Of DistributedDataParallel, torch.compile, Lightning and other modules that hold a model, alone and in each other.
+# DistributedDataParallel, torch.compile, Lightning and other modules that hold a model put these, also in each other.
 PREFIXES = ["module.", "_orig_mod.", "model.", "net.", "student.", "ema.", "backbone.", "module._orig_mod.model.net."]
 
 
@@ -201,7 +201,7 @@ def write_state_dict(path: Path, source: Path, state_dict: dict[str, torch.Tenso
         save_file({name: tensor.contiguous() for name, tensor in state_dict.items()}, path)
     else:
         contents = read_source(source).contents
-        # Without the placeholders, which cannot be written.
+        # The placeholders are left out, as they cannot be written.
         meta = {name: value for name, value in contents.get("meta", {}).items() if isinstance(value, (str, list))}
         key = next((key for key in ("model", "state_dict") if key in contents), None)
         torch.save(state_dict if key is None else {"meta": meta, key: state_dict}, path)

@@ -356,7 +356,7 @@ def test_config_beside_is_used_where_the_checkpoint_has_none(tmp_path):
     assert "holds no text of its config" in refusal(source)
     (tmp_path / "segmenter_vit-t.py").write_text(checkpoint.config_text)
     assert load_checkpoint(source)[0].config.layer_norm_eps == 1e-6
-    # Of several, the one of that name is meant.
+    # Where there are several, the one of that name is meant.
     (tmp_path / "other.py").write_text("import os")
     assert "holds no text of its config" in refusal(source)
     checkpoint.config["model"]["backbone"]["norm_cfg"]["eps"] = 1e-4

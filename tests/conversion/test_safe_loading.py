@@ -492,7 +492,7 @@ def test_small_archives_of_large_arrays_are_refused(tmp_path):
     path = tmp_path / "weights.npz"
     np.savez_compressed(path, cls=np.zeros(2**23, np.float32))
     assert "is refused: its arrays would have 33554" in refusal(load_npz, path)
-    # As compressible as weights are.
+    # Weights can be compressed as little as this.
     weights = np.random.default_rng(0).standard_normal(2**18).astype(np.float32)
     np.savez_compressed(path, cls=weights, bias=np.zeros(2**12, np.float32))
     assert np.array_equal(load_npz(path)["cls"].numpy(), weights)

@@ -235,7 +235,7 @@ def configure(**values):
         pytest.param(lambda folder: (folder / "model.safetensors").unlink(), "no file named", id="no_weights"),
         pytest.param(configure(hidden_size="wide"), "`hidden_size` of .*config.json must be a positive", id="config"),
         pytest.param(configure(num_channels=1), "`num_channels` is 1, but the weights say 3", id="channels"),
-        # Before a model of that size is made.
+        # This is said before a model of that size is made.
         pytest.param(configure(num_hidden_layers=10**6), "is 1000000, but the weights say 2", id="layers"),
         pytest.param(configure(hidden_size=10**5), "`hidden_size` is 100000, but the weights say 48", id="width"),
         pytest.param(configure(image_size=[32, 32, 32]), "image_size.*must be a height and a width", id="sizes"),

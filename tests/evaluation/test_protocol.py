@@ -300,7 +300,7 @@ def test_worst_cases_are_those_with_the_lowest_scores(model, image_processor, ex
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_scores_without_a_value_are_no_result(value, multi_scale, model, image_processor, examples, caplog):
     def spoil(module, arguments, outputs):
-        # In one window of one image, the last in six passes of twelve where there are several.
+        # They are in one window of one image, or where there are several passes, in the last six of twelve.
         if arguments or calls.append(1) or len(calls) != 5:
             return
         outputs.logits[0, 2, 1, 1] = value

@@ -27,9 +27,9 @@ from tests.hub.evaluations import evaluate_released, make_measured_figure
 FOLDER = REPOSITORY / "model_cards"
 ROWS = list(RELEASED.values())
 MODELS = [row for row in ROWS if not row.is_encoder]
-# Of the identifiers that the Hub knows (https://huggingface.co/docs/hub/repositories-licenses), those in the table.
+# The table has these of the identifiers that the Hub knows (https://huggingface.co/docs/hub/repositories-licenses).
 HUB_LICENCES = {"apache-2.0", "mit"}
-# Of https://huggingface.co/tasks.
+# https://huggingface.co/tasks lists them.
 HUB_TASKS = {"image-feature-extraction", "image-segmentation"}
 
 
@@ -135,7 +135,7 @@ def test_published_and_measured_figures_never_share_an_entry(row):
     measured = make_measured_figure(row)
     for results in ([*published_figures(row), measured], [measured, *published_figures(row)]):
         card = make_card(row, results, f"{ORGANIZATION}/{row.repo_name}")
-        # What a reader of the file gets, after huggingface_hub has grouped the figures once more.
+        # A reader of the file gets this, after huggingface_hub has grouped the figures once more.
         entries = ModelCard(str(ModelCard(str(card)))).data.to_dict()["model-index"][0]["results"]
         for entry in entries:
             kinds = {metric["args"]["kind"] for metric in entry["metrics"]}

@@ -219,7 +219,7 @@ def test_arguments_that_cannot_be_are_refused(arguments, message, model):
         ("ade20k/seg_tiny_mask", AUGREG_TINY, "from the released checkpoint `ade20k/seg_tiny_mask` of the [original"),
         ("segmenter_vit-t_mask_8x1_512x512_160k_ade20k", AUGREG_TINY,
          "`segmenter_vit-t_mask_8x1_512x512_160k_ade20k` of [MMSegmentation]"),
-        # Of an encoder that is nowhere on the Hub.
+        # This encoder is nowhere on the Hub.
         ("ade20k/seg_base_patch8", None, "from the released checkpoint `ade20k/seg_base_patch8` of the [original"),
         ("vit_tiny_patch16_384", AUGREG_TINY, "AugReg"),
         ("/home/jane/runs/best", None, "from the weights `best`, which were given as a file or folder."),

@@ -203,7 +203,7 @@ def test_two_processes_are_one_with_the_same_batch(kind, launcher, dataset, one_
     evaluated, expected = (history_of(folder)[-1]["eval_loss"] for folder in (tmp_path, one_process))
     assert evaluated == pytest.approx(expected, rel=1e-3)
 
-    # From a checkpoint in the middle of an epoch on, it is the same run again.
+    # A run that goes on from a checkpoint in the middle of an epoch is the same again.
     resumed = tmp_path / "resumed"
     resumed.mkdir()
     shutil.copytree(tmp_path / "checkpoint-4", resumed / "checkpoint-4")

@@ -235,7 +235,7 @@ def test_numbers_in_yaml_are_those_of_its_second_edition(folder, tmp_path):
     file.write_text(text, encoding="utf-8")
     args = parse_arguments(AccelerateArguments, "", [str(file)])[3]
     assert (args.learning_rate, args.adam_epsilon) == (1e-4, 2.5e-8)
-    # As on the command line, text may be a number.
+    # Text may be a number, as on the command line.
     assert (args.eval_steps, args.seed) == ("500", 7)
 
 

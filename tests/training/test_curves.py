@@ -129,7 +129,7 @@ def test_names_tell_runs_apart(tmp_path, monkeypatch):
 
 
 def test_smoothing():
-    # By hand: 0.5 * 4 / 0.5 = 4, then (0.5 * 2 + 0.5 * 1) / 0.75 = 2.
+    # These were computed by hand: 0.5 * 4 / 0.5 = 4, then (0.5 * 2 + 0.5 * 1) / 0.75 = 2.
     np.testing.assert_allclose(smooth(np.array([4.0, 1.0]), 0.5), [4, 2])
     np.testing.assert_allclose(smooth(np.array([3.0, 3.0, 3.0]), 0.9), [3, 3, 3])
     noise = np.random.default_rng(0).normal(size=200)

@@ -126,7 +126,7 @@ def test_an_encoder_gets_a_new_decoder_by_the_recipe(encoder, tmp_path):
     weights = SegmenterModel.from_pretrained(encoder.model_name_or_path).state_dict()
     encoder.decoder_num_hidden_layers = 1
     model = build(encoder, tmp_path, load_label_set("cityscapes").id2label, "cityscapes")
-    # Those of 4 x 4 patches, for the 96 x 96 of the recipe's crops.
+    # There were 4 x 4 patches, and the recipe's crops are of 96 x 96 pixels.
     positions = SegmenterModel.from_pretrained(encoder.model_name_or_path).embeddings
     expected = positions.interpolate_position_embeddings(96, 96)
     assert torch.equal(model.segmenter.embeddings.position_embeddings, expected)

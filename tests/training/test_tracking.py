@@ -36,7 +36,7 @@ TRACKED = {
 
 def run(kind, folder):
     dataset = write_pairs(folder / "dataset", "images", "annotations", number=10, values=(0, 1))
-    # So many that some are not predicted either, whose IoU is no number.
+    # There are so many labels that some are not predicted either, whose IoU is no number.
     absent = [f"absent {index}" for index in range(100)]
     (dataset / "id2label.json").write_text(json.dumps(["sky", "road", *absent]), encoding="utf-8")
     arguments = {
