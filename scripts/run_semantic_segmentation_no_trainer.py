@@ -32,11 +32,11 @@ try:
         get_autocast_dtype,
         group_by_weight_decay,
         is_due,
-        is_sharded,
-        load_checkpoint,
+        load_run_checkpoint,
         log,
-        save_checkpoint,
+        may_be_sharded,
         save_model,
+        save_run_checkpoint,
         start_accelerator,
         unwrap,
     )
@@ -148,7 +148,7 @@ def evaluate(
     """What the sliding-window protocol measures: all of it, and figures by the names under which they are logged."""
     results = evaluate_in_training(
         # The wrapper of a sharded model gathers its weights.
-        model if is_sharded(accelerator) else unwrap(accelerator, model),
+        model if may_be_sharded(accelerator) else unwrap(accelerator, model),
         run.setup.image_processor,
         run.setup.eval_dataset,
         window_batch_size=run.args.per_device_eval_batch_size,
@@ -215,7 +215,7 @@ def train(
             run, state = load_saved(run, course)
             model = run.setup.model
         elif start.checkpoint is not None:
-            state = load_checkpoint(accelerator, start.checkpoint, optimizer, scheduler)
+            state = load_run_checkpoint(accelerator, start.checkpoint, optimizer, scheduler)
         if args.with_tracking and not start.is_saved:
             accelerator.init_trackers(PROJECT, {"recipe": recipe.name, "batch_size": batch_size})
         state.max_steps, state.logging_steps = max_steps, args.logging_steps
@@ -262,7 +262,7 @@ def train(
                 if is_due(args.eval_steps, step, is_last_of_epoch) and step < max_steps:
                     log(accelerator, state, evaluate(accelerator, model, run)[1])
                 if is_due(args.checkpointing_steps, step, is_last_of_epoch):
-                    save_checkpoint(accelerator, run, course, state)
+                    save_run_checkpoint(accelerator, run, course, state)
                 if step >= max_steps:
                     break
         progress.close()

@@ -24,7 +24,7 @@ except KeyboardInterrupt:
     sys.exit(130)
 
 
-FOLDER = Path(__file__).resolve().parent.parent / "model_cards"
+CARDS = Path(__file__).resolve().parent.parent / "model_cards"
 
 
 def read_evaluation(name: str, path: str):
@@ -49,7 +49,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar=("RELEASED_NAME", "RESULTS_FILE"),
         help="add a measured figure of a released checkpoint; may be given several times",
     )
-    parser.add_argument("--folder", type=user_path, default=FOLDER, help="default: model_cards of this repository")
+    parser.add_argument("--folder", type=user_path, default=CARDS, help="default: model_cards of this repository")
     args = parser.parse_args()
     if args.check and args.add_results:
         parser.error("--check writes nothing: leave out --add_results")

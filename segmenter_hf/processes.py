@@ -14,7 +14,7 @@ import torch.distributed
 
 
 # torchrun and implementations of MPI set these variables; accelerate asks for them in this order.
-SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+SIZE_NAMES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 # This says whether the process was connected with others, and is no more.
 has_parted = False
 # For so long processes wait for what the first one does: downloads of gigabytes take longer than the ten minutes after
@@ -36,7 +36,7 @@ def count_started() -> int:
     Raises:
         ProcessesError: if that is no number.
     """
-    return max(1, next((size for size in map(_read_number, SIZES) if size > 1), 1))
+    return max(1, next((size for size in map(_read_number, SIZE_NAMES) if size > 1), 1))
 
 
 def is_first() -> bool:
@@ -92,7 +92,7 @@ def check_launch():
 
 
 def _name_of_size() -> str:
-    return next(name for name in SIZES if _read_number(name) > 1)
+    return next(name for name in SIZE_NAMES if _read_number(name) > 1)
 
 
 def _is_on(name: str) -> bool:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from segmenter_hf.processes import (
-    SIZES,
+    SIZE_NAMES,
     ProcessesError,
     by_first_process,
     check_connected,
@@ -28,7 +28,13 @@ TORCHRUN = {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500", "WORLD_SIZE": "2
 @pytest.fixture(autouse=True)
 def launch(monkeypatch):
     """Sets the environment that a launcher leaves, on a machine without an accelerator."""
-    for name in (*TORCHRUN, *SIZES, "ACCELERATE_MIXED_PRECISION", "ACCELERATE_TORCH_DEVICE", "DS_ACCELERATOR"):
+    for name in (
+        *TORCHRUN,
+        *SIZE_NAMES,
+        "ACCELERATE_MIXED_PRECISION",
+        "ACCELERATE_TORCH_DEVICE",
+        "DS_ACCELERATOR",
+    ):
         monkeypatch.delenv(name, raising=False)
     # This is set first, so that what `check_launch` sets is undone.
     monkeypatch.setenv("ACCELERATE_USE_CPU", "")

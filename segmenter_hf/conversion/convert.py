@@ -18,7 +18,7 @@ from ..output_folders import replacing_folder
 from ..outputs import OutputError, refuse_unwritable
 from .encoders import EncoderOptions
 from .errors import ConversionError, refuse_os_errors
-from .formats import FORMATS, Converted, check_options, find_format, load, unwrap
+from .formats import FORMATS, Converted, check_options, find_format, load, strip_wrappers
 from .released import ReleasedCheckpoint, apply_protocol, fetch_released, find_row, suggest_released
 from .reporting import hide_progress_bars, hold_warnings, silence_libraries
 from .safe_loading import load_json
@@ -195,7 +195,7 @@ def load_checkpoint(
         file = read_source(source, allow_missing_checksums)
     except MissingSource as error:
         raise ConversionError(f"{error}{suggest_released(str(source))}") from error
-    file = unwrap(file, FORMATS if format is None else [format])
+    file = strip_wrappers(file, FORMATS if format is None else [format])
     return load(file, format or find_format(file), options)
 
 

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 HEADERS = {"Accept-Encoding": "identity"}
 GONE = "The file is no longer there: if you find it elsewhere, download it and convert that file."
 FORBIDDEN = "The server wants permission: download it in a browser, and convert that file."
-REMEDIES = {401: FORBIDDEN, 403: FORBIDDEN, 407: FORBIDDEN, 404: GONE, 410: GONE}
+REMEDIES_BY_STATUS = {401: FORBIDDEN, 403: FORBIDDEN, 407: FORBIDDEN, 404: GONE, 410: GONE}
 OTHER_REMEDY = "The same command tries again, and continues what came so far; or download it in a browser."
 
 
@@ -200,7 +200,7 @@ def download_file(
                 reason, remedy = str(error).rstrip(".") or type(error).__name__, OTHER_REMEDY
                 if response is not None:
                     reason = f"the server answered {response.status_code} {response.reason_phrase}".rstrip()
-                    remedy = REMEDIES.get(response.status_code, OTHER_REMEDY)
+                    remedy = REMEDIES_BY_STATUS.get(response.status_code, OTHER_REMEDY)
                 raise ConversionError(f"{url} cannot be downloaded: {reason}. {remedy}") from error
     return path
 

@@ -23,9 +23,9 @@ from .state_dict import (
     StateDictConverter,
     architecture_of,
     build_model,
+    image_processor_of,
     list_names,
     make_config,
-    make_image_processor,
 )
 from .vision_transformer import NORMALIZATIONS, FusedNames, move_encoder
 
@@ -155,7 +155,7 @@ def decide_trained_size(architecture: dict[str, Any], stated: tuple[int, int] | 
     return side * patch_size, side * patch_size
 
 
-def read_image_size(image_size: int | tuple[int, int], patch_size: int) -> tuple[int, int]:
+def check_image_size(image_size: int | tuple[int, int], patch_size: int) -> tuple[int, int]:
     """`(height, width)` in pixels that the user asks for."""
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     if len(size) != 2 or any(side < 1 or side % patch_size for side in size):
@@ -237,7 +237,7 @@ def make_encoder(state_dict: dict[str, torch.Tensor], facts: EncoderFacts, optio
     state_dict = {name.removeprefix("segmenter."): tensor for name, tensor in state_dict.items()}
     model = build_model(config, state_dict, SegmenterModel)
     if options.image_size is not None:
-        model = resize_position_embeddings(model, *read_image_size(options.image_size, config.patch_size))
+        model = resize_position_embeddings(model, *check_image_size(options.image_size, config.patch_size))
 
     assumed = "deit" if config.use_distillation_token else "vit"
     normalization = facts.normalization or NORMALIZATIONS[assumed]
@@ -252,7 +252,7 @@ def make_encoder(state_dict: dict[str, torch.Tensor], facts: EncoderFacts, optio
         shortest_edge=min(height, width),
         longest_edge=MAX_RATIO * min(height, width),
     )
-    image_processor = make_image_processor(
+    image_processor = image_processor_of(
         model.config, *normalization, **protocol.image_processor_settings, do_split_image=True
     )
     if facts.normalization is None and options.normalization is None:

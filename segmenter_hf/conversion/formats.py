@@ -48,7 +48,7 @@ FORMATS = {
 }
 
 
-def unwrap(source: Source, names: Iterable[str]) -> Source:
+def strip_wrappers(source: Source, names: Iterable[str]) -> Source:
     """
     The source without what stands before the names of all its weights, as wrappers of models put it there (`model.`,
     `net.`, `student.`), where with the rest of the names it is of one of these formats, and with all of them of none.
@@ -114,4 +114,4 @@ def check_options(source: Any, name: str, options: EncoderOptions):
         )
 
 
-__all__ = ["FORMATS", "Converted", "Format", "check_options", "find_format", "load", "unwrap"]
+__all__ = ["FORMATS", "Converted", "Format", "check_options", "find_format", "load", "strip_wrappers"]

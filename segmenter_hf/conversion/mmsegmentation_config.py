@@ -14,7 +14,7 @@ from .errors import ConversionError, refuse_os_errors
 from .python_config import MAX_CONFIG_LENGTH, parse_python_config
 from .settings import Settings, describe, describe_differences, is_count, is_list_of, is_number
 from .sources import Source
-from .state_dict import check_num_patches, make_config, make_image_processor
+from .state_dict import check_num_patches, image_processor_of, make_config
 
 
 CONFIG_FILE = "config.py"
@@ -32,7 +32,7 @@ DECODER_DROP_PATH_RATE = 0.1
 
 # Label sets of the data sets' classes (mmseg/datasets/*.py), and whether their label maps store 0 for "other", which
 # is ignored, and label + 1 for the rest, unless the config says so itself.
-DATASETS = {
+DATASET_LABELS = {
     "ADE20KDataset": ("ade20k", True),
     "CityscapesDataset": ("cityscapes", False),
     "PascalContextDataset": ("pascal_context_60", False),
@@ -112,7 +112,7 @@ def get_dataset(settings: Settings) -> tuple[str, bool] | tuple[None, bool]:
     """Label set of the data set that the config names, and whether its label maps store 0 for what is ignored."""
     fields = ("dataset_type", "test_dataloader.dataset.type", "data.test.type")
     name = next((name for field in fields if isinstance(name := settings.get(field), str)), None)
-    return DATASETS.get(without_scope(name), (None, False))
+    return DATASET_LABELS.get(without_scope(name), (None, False))
 
 
 def check_model(settings: Settings):
@@ -409,7 +409,7 @@ def read_image_processor(
     elif mode != "whole":
         raise settings.refuse("model.test_cfg.mode", "'slide' or 'whole'", mode)
     do_reduce_labels = read_reduces_labels(source, settings)
-    return make_image_processor(
+    return image_processor_of(
         config, image_mean, image_std, **values, crop_logits=False, do_reduce_labels=do_reduce_labels
     )
 

@@ -23,9 +23,9 @@ from .state_dict import (
     architecture_of,
     build_model,
     check_num_patches,
+    image_processor_of,
     list_names,
     make_config,
-    make_image_processor,
 )
 from .vision_transformer import NORMALIZATIONS, TIMM_NAMES, move_encoder, move_layers
 
@@ -236,7 +236,7 @@ def read_image_processor(variant: Settings, config: SegmenterConfig) -> Segmente
         )
     max_ratio = DEFAULT_MAX_RATIO if dataset is None else dataset.max_ratio
     protocol = EvaluationProtocol(window_size, window_stride, shortest_edge=im_size, longest_edge=max_ratio * im_size)
-    return make_image_processor(
+    return image_processor_of(
         config,
         *read_normalization(variant, config.use_distillation_token),
         **protocol.image_processor_settings,

@@ -223,7 +223,7 @@ def make_config(
         raise ConversionError(f"{problem}: {' '.join(str(error).split())}") from error
 
 
-def make_image_processor(
+def image_processor_of(
     config: SegmenterConfig, image_mean: list[float], image_std: list[float], **settings: Any
 ) -> SegmenterImageProcessorPil:
     """The image processor of a model, with these settings, that resizes as all sources do."""
@@ -273,5 +273,5 @@ __all__ = [
     "count_layers",
     "list_names",
     "make_config",
-    "make_image_processor",
+    "image_processor_of",
 ]

@@ -49,7 +49,7 @@ def recognise(source: Source) -> bool:
     return source.file.name == CONFIG_NAME and isinstance(source.contents, Mapping) and "model_type" in source.contents
 
 
-def load_weights(source: Source) -> Mapping[str, torch.Tensor]:
+def load_tensors(source: Source) -> Mapping[str, torch.Tensor]:
     """The tensors in a folder of transformers, under the names that its files have."""
     folder = source.file.parent
     for name in TRANSFORMERS_FILES:
@@ -177,7 +177,7 @@ def load(source: Source, options: EncoderOptions) -> Encoder:
         layer_norm_eps=settings.get_eps("layer_norm_eps"),
         hidden_act=hidden_act,
     )
-    weights = drop_heads(load_weights(source), settings.get_text("model_type"), source.file)
+    weights = drop_heads(load_tensors(source), settings.get_text("model_type"), source.file)
     converted = convert_state_dict(weights, source.path)
     check_agreement(settings, architecture_of(converted))
     return make_encoder(converted, facts, options)

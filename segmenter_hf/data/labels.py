@@ -8,8 +8,8 @@ from pathlib import Path
 
 # Each JSON file in it is a label set, which needs no more to be known. Pascal Context is used with 59 classes, or with
 # 60, where background is one too.
-FOLDER = Path(__file__).parent / "label_sets"
-LABEL_SETS = tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
+LABEL_SETS_FOLDER = Path(__file__).parent / "label_sets"
+LABEL_SETS = tuple(sorted(path.stem for path in LABEL_SETS_FOLDER.glob("*.json")))
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def load_label_set(name: str) -> LabelSet:
     ```"""
     if name not in LABEL_SETS:
         raise ValueError(f"Unknown label set {name!r}, the known ones are {', '.join(LABEL_SETS)}.")
-    stored = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    stored = json.loads((LABEL_SETS_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     names = tuple(stored["id2label"][str(index)] for index in range(len(stored["id2label"])))
     palette = tuple(tuple(colour) for colour in stored["palette"])
     return LabelSet(name, names, palette, stored.get("zero_is_unlabelled", False))

@@ -246,7 +246,7 @@ def prepare_dataset(
                 write_text(
                     folder / LABELS_FILE, json.dumps(load_label_set(download.label_set).id2label, indent=2) + "\n"
                 )
-                write_text(folder / CARD_FILE, make_card(download, splits))
+                write_text(folder / CARD_FILE, make_dataset_card(download, splits))
         num_bytes = sum(file.stat().st_size for file in (folder / "data").iterdir())
     num_images = {split: len(pairs) for split, pairs in splits.items()}
     return Prepared(num_images, num_bytes, describe_incomplete(download, num_images))
@@ -398,7 +398,7 @@ def write_shards(folder: Path, split: str, rows: Iterable[dict]) -> list[Path]:
     ]
 
 
-def make_card(download: Download, splits: Iterable[str]) -> str:
+def make_dataset_card(download: Download, splits: Iterable[str]) -> str:
     """The dataset's README.md: which files are which split, and where its terms are."""
     files = "".join(f"  - split: {split}\n    path: data/{split}-*.parquet\n" for split in splits)
     return (

@@ -14,7 +14,7 @@ import yaml
 from ..evaluation.record import make_checked
 
 
-FOLDER = Path(__file__).parent / "facts"
+FACTS_FOLDER = Path(__file__).parent / "facts"
 HUB_URL = "https://huggingface.co"
 
 
@@ -51,7 +51,7 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Source:
+class CodeBase:
     """
     The code base that a checkpoint is from.
 
@@ -101,17 +101,17 @@ def link_repository(repo_id: str) -> str:
 
 
 def _read_table(name: str, row_class: type) -> dict[str, Any]:
-    rows = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    rows = yaml.safe_load((FACTS_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
     return {key: make_checked(row_class, values, f"row of {name}.yaml") for key, values in rows.items()}
 
 
 DATASETS = _read_table("datasets", Dataset)
-SOURCES = _read_table("sources", Source)
+SOURCES = _read_table("sources", CodeBase)
 PRETRAINED_WEIGHTS = _read_table("pretrained_weights", PretrainedWeights)
 # These are entries of BibTeX by their keys.
 CITATIONS = {
     re.match(r"@\w+\{(\w+),", entry)[1]: entry
-    for entry in (FOLDER / "citations.bib").read_text(encoding="utf-8").strip().split("\n\n")
+    for entry in (FACTS_FOLDER / "citations.bib").read_text(encoding="utf-8").strip().split("\n\n")
 }
 
 

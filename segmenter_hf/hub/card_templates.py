@@ -20,7 +20,7 @@ from .training_facts import WITHOUT_SETTINGS, WITHOUT_WARMUP
 
 
 # Stands for the folder in the snippets of a model that is in no repository.
-FOLDER = "path/to/this/folder"
+FOLDER_PLACEHOLDER = "path/to/this/folder"
 
 
 def format_number(number: float) -> str:
@@ -81,7 +81,7 @@ ENVIRONMENT.filters |= {
     "wrap_command": wrap_command,
 }
 ENVIRONMENT.globals |= {
-    "FOLDER": FOLDER,
+    "FOLDER_PLACEHOLDER": FOLDER_PLACEHOLDER,
     # Tables and lists of more classes are folded away.
     "MAX_UNFOLDED_CLASSES": 30,
     # Notices that are longer are only named.
@@ -105,4 +105,4 @@ def render_card(template: str, data: ModelCardData, **context: Any) -> ModelCard
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
 
 
-__all__ = ["FOLDER", "render_card"]
+__all__ = ["FOLDER_PLACEHOLDER", "render_card"]

@@ -17,7 +17,7 @@ from ..conversion.released import ReleasedCheckpoint
 from ..evaluation.record import METRIC, Figure
 from ..redaction import is_hub_id
 from .card_context import Measurement, make_released_context, make_trained_context
-from .card_templates import FOLDER, render_card
+from .card_templates import FOLDER_PLACEHOLDER, render_card
 from .model_index import make_eval_results, make_trained_eval_results
 from .origins import StartingWeights, Terms, find_starting_weights
 from .training_facts import TrainingFacts
@@ -201,4 +201,4 @@ def make_converted_card(weights: StartingWeights) -> ModelCard:
     return render_card("converted", data, weights=weights)
 
 
-__all__ = ["FOLDER", "TAG", "TrainingFacts", "make_card", "make_converted_card", "make_trained_card"]
+__all__ = ["FOLDER_PLACEHOLDER", "TAG", "TrainingFacts", "make_card", "make_converted_card", "make_trained_card"]

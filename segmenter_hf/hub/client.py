@@ -113,7 +113,7 @@ def call_hub(action: str, function: Callable[..., Answer], *args: Any, **kwargs:
                 seconds = find_wait(error, usual_wait)
                 if seconds is None:
                     raise
-                reason = describe(*list_causes(error))
+                reason = describe_errors(*list_causes(error))
                 logger.warning("%s failed (%s). Trying again in %.0f seconds.", action, reason, seconds)
             sleep(seconds)
         return function(*args, **kwargs)
@@ -166,7 +166,7 @@ def explaining(action: str) -> Iterator[None]:
                 "(https://huggingface.co/settings/tokens)."
                 + (f" The Hub says: {last.server_message}" if last.server_message else "")
             ) from error
-        raise PushError(f"{action} failed: {describe(*causes)}") from error
+        raise PushError(f"{action} failed: {describe_errors(*causes)}") from error
 
 
 def list_causes(error: BaseException) -> list[BaseException]:
@@ -177,7 +177,7 @@ def list_causes(error: BaseException) -> list[BaseException]:
     return causes
 
 
-def describe(*causes: BaseException) -> str:
+def describe_errors(*causes: BaseException) -> str:
     """Errors in one line, with addresses that may be signed cut at their query."""
     texts = [re.sub(r"\?\S+| For more information check: \S+", "", " ".join(str(each).split())) for each in causes]
     return ": ".join(dict.fromkeys(text for text in texts if text)) or type(causes[0]).__name__

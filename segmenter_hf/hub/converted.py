@@ -6,7 +6,7 @@ from transformers import PreTrainedModel
 
 from ..conversion.released import ReleasedCheckpoint, find_row
 from ..outputs import write_text
-from .cards import FOLDER, make_converted_card
+from .cards import FOLDER_PLACEHOLDER, make_converted_card
 from .documents import CARD_FILE
 from .figures import published_figures
 from .origins import find_starting_weights
@@ -22,7 +22,7 @@ def add_documents(folder: Path, source: str | Path | ReleasedCheckpoint, model: 
     row = find_row(source)
     if row is not None:
         # No repository is known in which it will be.
-        write_card_and_licence(folder, row, FOLDER, None, published_figures(row), model)
+        write_card_and_licence(folder, row, FOLDER_PLACEHOLDER, None, published_figures(row), model)
         return
     weights = find_starting_weights(str(source))
     if not (weights.terms.is_known or weights.documents or weights.base_model):

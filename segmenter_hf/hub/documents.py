@@ -40,8 +40,11 @@ OTHER_SUFFIXES = {
 # The cache of the Hub has files of these names, to which those in its folders are links.
 BLOB_NAME = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 # The Hub tells upper and lower case apart.
-WORDS = ("licen?e", "notice", "copying", "copyright", "patents", "use?policy")
-HUB_PATTERNS = [CARD_FILE, *(f"*{name}*" for word in WORDS for name in (word, word.upper(), word.capitalize()))]
+TERMS_WORDS = ("licen?e", "notice", "copying", "copyright", "patents", "use?policy")
+HUB_PATTERNS = [
+    CARD_FILE,
+    *(f"*{name}*" for word in TERMS_WORDS for name in (word, word.upper(), word.capitalize())),
+]
 HUB_IGNORED = ["*/*", *(f"*{suffix}" for suffix in sorted(OTHER_SUFFIXES))]
 
 

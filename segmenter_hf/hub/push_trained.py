@@ -22,7 +22,7 @@ from .documents import is_document
 
 
 # `Trainer`, the loop on accelerate and evaluation call their figures so, and the course of the run.
-FIGURES = re.compile(r"(\w+_)?results([_-][\w.-]+)?\.json|trainer_state\.json")
+FIGURE_FILE = re.compile(r"(\w+_)?results([_-][\w.-]+)?\.json|trainer_state\.json")
 
 
 def check_repository(repo_id: str, token: str | None = None, api: HfApi | None = None) -> str:
@@ -85,7 +85,9 @@ def list_trained_files(folder: str | Path) -> list[str]:
     if missing:
         raise PushError(f"{folder} is no folder of a trained model: it lacks {', '.join(missing)}. Train to the end.")
     others = {
-        name for name in present if name in {*CODE_FILES, CARD_FILE} or FIGURES.fullmatch(name) or is_document(name)
+        name
+        for name in present
+        if name in {*CODE_FILES, CARD_FILE} or FIGURE_FILE.fullmatch(name) or is_document(name)
     }
     names = sorted(needed | others)
     # A command line with a token may have got into each of them.
@@ -157,7 +159,7 @@ def push_trained(
 
 def _stage(file: Path, staged: Path):
     """A file as the world may see it: figures without paths of this machine, everything else as it is."""
-    if FIGURES.fullmatch(file.name):
+    if FIGURE_FILE.fullmatch(file.name):
         contents = _read_json(file)
         public = redact_json(contents)
         if public != contents:

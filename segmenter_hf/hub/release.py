@@ -77,7 +77,7 @@ def check_names(rows: list[ReleasedCheckpoint], org: str, tag: str):
         raise PushError(f"{tag!r} cannot be a tag. Take letters, digits, dots and dashes, as in v1.0, but not main.")
 
 
-def is_downloaded(row: ReleasedCheckpoint, cache_dir: Path | None) -> bool:
+def has_downloads(row: ReleasedCheckpoint, cache_dir: Path | None) -> bool:
     return all((released_folder(row, cache_dir) / file.name).is_file() for file in row.files)
 
 
@@ -91,7 +91,7 @@ def lock_folder(work_dir: Path, rows: list[ReleasedCheckpoint], cache_dir: Path 
     """
     check_output_dir(work_dir)
     for row in rows:
-        if not is_downloaded(row, cache_dir):
+        if not has_downloads(row, cache_dir):
             check_output_dir(released_folder(row, cache_dir).parent)
     with refuse_unwritable(work_dir):
         work_dir.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ def push_checkpoint(
     private: bool,
 ) -> list[ManifestEntry]:
     """Brings a checkpoint to the Hub, as far as it is not there. Returns what was uploaded."""
-    if not is_downloaded(row, cache_dir) and has_tag(api, repo_id, tag):
+    if not has_downloads(row, cache_dir) and has_tag(api, repo_id, tag):
         uploaded = []
         with tempfile.TemporaryDirectory(prefix="segmenter-") as folder:
             assemble_documents(Path(folder), api, row, repo_id, tag, figures)

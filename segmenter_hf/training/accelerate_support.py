@@ -115,7 +115,7 @@ def get_autocast_dtype(accelerator: Accelerator) -> torch.dtype | None:
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
 
 
-def is_sharded(accelerator: Accelerator) -> bool:
+def may_be_sharded(accelerator: Accelerator) -> bool:
     """Whether each process may have a part of the weights only."""
     return accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
@@ -158,7 +158,7 @@ def _tracked_name(name: str) -> str:
     return f"eval/{name.removeprefix('eval_')}" if name.startswith("eval_") else f"train/{name}"
 
 
-def load_checkpoint(accelerator: Accelerator, checkpoint: Path, optimizer: Any, scheduler: Any) -> TrainerState:
+def load_run_checkpoint(accelerator: Accelerator, checkpoint: Path, optimizer: Any, scheduler: Any) -> TrainerState:
     """
     Loads what is prepared from a checkpoint, and returns the state of its run. Optimiser and schedule keep the
     settings that they were made with.
@@ -174,7 +174,7 @@ def load_checkpoint(accelerator: Accelerator, checkpoint: Path, optimizer: Any, 
     return TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
 
 
-def save_checkpoint(accelerator: Accelerator, run: Run, course: Course, state: TrainerState):
+def save_run_checkpoint(accelerator: Accelerator, run: Run, course: Course, state: TrainerState):
     """
     Writes a checkpoint beside its place, renames it when all processes have written theirs, and removes old ones.
 
@@ -206,7 +206,7 @@ def save_model(accelerator: Accelerator, model: torch.nn.Module, run: Run, cours
     """
     output_dir, is_main_process = Path(run.args.output_dir), accelerator.is_main_process
     # The weights of a sharded model are gathered; those of a compiled one would have other names than the model's.
-    weights = accelerator.get_state_dict(model) if is_sharded(accelerator) else None
+    weights = accelerator.get_state_dict(model) if may_be_sharded(accelerator) else None
     with (
         saving(output_dir, output_dir, is_main_process),
         replacing_files(output_dir, is_main_process, course.final_record) as folder,
@@ -226,10 +226,10 @@ __all__ = [
     "get_autocast_dtype",
     "group_by_weight_decay",
     "is_due",
-    "is_sharded",
-    "load_checkpoint",
+    "may_be_sharded",
+    "load_run_checkpoint",
     "log",
-    "save_checkpoint",
+    "save_run_checkpoint",
     "save_model",
     "start_accelerator",
     "unwrap",

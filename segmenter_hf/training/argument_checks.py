@@ -86,20 +86,20 @@ REMEDIES = {
 
 # Why flags of `TrainingArguments` have no effect here. They are passed over with the value that is true here anyway.
 ORDER = "the order of the samples depends on seed and epoch alone"
-FIGURES = "evaluation adds up figures image by image, and gathers no outputs"
+SUMMED_BY_IMAGE = "evaluation adds up figures image by image, and gathers no outputs"
 WITHOUT_EFFECT = {
     "remove_unused_columns": "samples have no columns",
     "train_sampling_strategy": ORDER,
     "group_by_length": ORDER,
     "length_column_name": ORDER,
     "label_names": "labels are those of label maps",
-    "prediction_loss_only": FIGURES,
-    "eval_do_concat_batches": FIGURES,
-    "eval_use_gather_object": FIGURES,
-    "eval_accumulation_steps": FIGURES,
-    "include_for_metrics": FIGURES,
-    "include_inputs_for_metrics": FIGURES,
-    "batch_eval_metrics": FIGURES,
+    "prediction_loss_only": SUMMED_BY_IMAGE,
+    "eval_do_concat_batches": SUMMED_BY_IMAGE,
+    "eval_use_gather_object": SUMMED_BY_IMAGE,
+    "eval_accumulation_steps": SUMMED_BY_IMAGE,
+    "include_for_metrics": SUMMED_BY_IMAGE,
+    "include_inputs_for_metrics": SUMMED_BY_IMAGE,
+    "batch_eval_metrics": SUMMED_BY_IMAGE,
     "average_tokens_across_devices": "the loss is the mean over the pixels of each process",
     "use_cache": "the model generates no text",
     "do_predict": "there is no split to predict on; scripts/evaluate_semantic_segmentation.py scores any",

@@ -68,7 +68,7 @@ def decide_checkpoint(resume_from_checkpoint: str | bool | None, output_dir: str
                 f"--resume_from_checkpoint {checkpoint} is the folder of a run. Name a checkpoint in it: "
                 f"{', '.join(names)}."
             )
-        problem = find_problem(checkpoint)
+        problem = find_missing(checkpoint)
         if problem is not None:
             raise TrainingError(f"--resume_from_checkpoint {checkpoint} is no complete checkpoint ({problem}).")
     return checkpoint
@@ -82,7 +82,7 @@ def find_last_checkpoint(output_dir: str | Path) -> Path | None:
     for _, checkpoint in reversed(_list_checkpoints(output_dir)):
         if not checkpoint.is_dir():
             continue
-        problem = find_problem(checkpoint)
+        problem = find_missing(checkpoint)
         if problem is None:
             return checkpoint
         logger.warning("%s is not complete (%s) and is passed over.", checkpoint, problem)
@@ -94,7 +94,7 @@ def read_step(checkpoint: Path) -> int:
     return int(json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"])
 
 
-def find_problem(checkpoint: Path) -> str | None:
+def find_missing(checkpoint: Path) -> str | None:
     """What is missing of a checkpoint, if anything is."""
     try:
         read_step(checkpoint)
@@ -201,7 +201,7 @@ def remove_old_checkpoints(
     """
     if number is None or number < 1:
         return
-    own = [each for _, each in _list_checkpoints(output_dir) if is_own(each) and find_problem(each) is None]
+    own = [each for _, each in _list_checkpoints(output_dir) if is_own(each) and find_missing(each) is None]
     kept = {Path(best).name} if best is not None else set()
     if keeps_last or not kept:
         kept |= {each.name for each in own[-1:]}
@@ -286,7 +286,7 @@ def saving(file: str | Path, output_dir: str | Path, is_writer: bool = True) -> 
         output_dir = Path(output_dir)
         if is_writer:
             with contextlib.suppress(OSError):
-                if is_own(Path(file)) and find_problem(Path(file)) is not None:
+                if is_own(Path(file)) and find_missing(Path(file)) is not None:
                     remove_checkpoint(Path(file))
                 make_unfinished(output_dir).rmdir()
         remedy = describe_remains(output_dir)
@@ -352,7 +352,7 @@ __all__ = [
     "describe_remains",
     "find_foreign",
     "find_last_checkpoint",
-    "find_problem",
+    "find_missing",
     "finish_checkpoint",
     "is_model_only",
     "is_own",

@@ -15,7 +15,7 @@ from .checkpoints import find_last_checkpoint
 
 
 # One of matplotlib's formats has pixels, two are for print.
-FORMATS = (".png", ".pdf", ".svg")
+PICTURE_FORMATS = (".png", ".pdf", ".svg")
 
 
 @dataclass(frozen=True)
@@ -286,7 +286,7 @@ def save_figure(figure, output_file: str | Path):
 
     Raises:
         OutputError: if it cannot be written.
-        ValueError: if that is none of `FORMATS`.
+        ValueError: if that is none of `PICTURE_FORMATS`.
     """
     output_file = Path(output_file)
     check_format(output_file)
@@ -296,8 +296,8 @@ def save_figure(figure, output_file: str | Path):
 
 def check_format(output_file: Path):
     """Refuses names of files that [`save_figure`] cannot write."""
-    if output_file.suffix.lower() not in FORMATS:
-        raise ValueError(f"{output_file} must end with {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
+    if output_file.suffix.lower() not in PICTURE_FORMATS:
+        raise ValueError(f"{output_file} must end with {', '.join(PICTURE_FORMATS[:-1])} or {PICTURE_FORMATS[-1]}.")
 
 
 __all__ = [

@@ -46,7 +46,7 @@ def evaluate_in_training(*args, **kwargs) -> dict[str, Any]:
 
 
 # Evaluation measures these of all classes, and of the time that it takes.
-FIGURES = ("loss", "mean_iou", "mean_accuracy", "overall_accuracy")
+LOGGED_FIGURES = ("loss", "mean_iou", "mean_accuracy", "overall_accuracy")
 SPEEDS = ("runtime", "samples_per_second", "steps_per_second")
 
 
@@ -59,15 +59,15 @@ def check_metric(name: str | None, id2label: dict[int, str] | None = None):
     """
     figure = (name or "loss").removeprefix("eval_")
     of_classes = [f"iou/{label}" for label in (id2label or {}).values()]
-    if figure in (*FIGURES, *SPEEDS, *of_classes) or id2label is None and figure.startswith("iou/"):
+    if figure in (*LOGGED_FIGURES, *SPEEDS, *of_classes) or id2label is None and figure.startswith("iou/"):
         return
-    names = ", ".join([*FIGURES, *(of_classes or ["iou/ and the name of a label"])])
+    names = ", ".join([*LOGGED_FIGURES, *(of_classes or ["iou/ and the name of a label"])])
     raise TrainingError(f"--metric_for_best_model must be among {names}, got {name!r}.")
 
 
 def make_metrics(results: dict[str, Any], id2label: dict[int, str], prefix: str) -> dict[str, float | None]:
     """Figures of an evaluation by the names under which they are logged, with `None` for NaN, which is no JSON."""
-    metrics = {name: results[name] for name in FIGURES}
+    metrics = {name: results[name] for name in LOGGED_FIGURES}
     metrics |= {f"iou/{id2label[index]}": iou for index, iou in enumerate(results["per_category_iou"])}
     return {f"{prefix}_{name}": None if math.isnan(value) else value for name, value in metrics.items()}
 

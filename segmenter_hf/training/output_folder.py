@@ -25,9 +25,9 @@ logger = logging.getLogger(__name__)
 
 # A run writes these files at its end. Others of their names may be in the way.
 RESULT_FILES = ("results.json", "eval_results.json", "all_results.json")
-MODEL_FILES = (CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME)
+MODEL_FILE_NAMES = (CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME)
 TRAINING_FILES = ("train_results.json", "README.md", TRAINER_STATE_NAME, RECORD_NAME, "training_args.bin")
-FILES = RESULT_FILES + TRAINING_FILES + MODEL_FILES
+FILES = RESULT_FILES + TRAINING_FILES + MODEL_FILE_NAMES
 
 LOCK_NAME = ".run.lock"
 # This file says who holds the lock, which older releases of filelock empty when they ask for it.

@@ -146,7 +146,7 @@ def describe_other_batch(recipe: Recipe, batch_size: int, learning_rate: float) 
 
 
 # Cards call the values of a recipe by these words, and name them in this order.
-WORDS = {
+PHRASES = {
     "num_train_epochs": "length",
     "optim": "optimiser",
     "optim_args": "optimiser",
@@ -171,7 +171,7 @@ def find_changes(
     recipe: Recipe, args: Any, image_processor: SegmenterImageProcessingMixin, config: SegmenterConfig, batch_size: int
 ) -> list[str]:
     """
-    What a run has done otherwise than its recipe, in the words of `WORDS`.
+    What a run has done otherwise than its recipe, in the words of `PHRASES`.
 
     Args:
         recipe ([`Recipe`]): The recipe.
@@ -196,7 +196,7 @@ def find_changes(
     if "decoder_dropout_prob" not in DECODERS[config.decoder_type].settings:
         used["decoder_dropout_prob"] = recipe.model.get("decoder_dropout_prob")
     expected = {**recipe.training, **recipe.data, **recipe.model}
-    changed = [word for name, word in WORDS.items() if name in expected and not _is_same(used[name], expected[name])]
+    changed = [word for name, word in PHRASES.items() if name in expected and not _is_same(used[name], expected[name])]
     if batch_size != recipe.batch_size:
         changed.append("batch")
     return list(dict.fromkeys(changed))

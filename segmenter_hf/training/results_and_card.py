@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from ..conversion.convert import CARD_FILE
 from ..evaluation.results import fingerprint, have_same_figures, make_results, read_results_file, write_results_file
-from ..hub.cards import FOLDER, make_trained_card
+from ..hub.cards import FOLDER_PLACEHOLDER, make_trained_card
 from ..hub.client import PushError
 from ..hub.push_trained import check_repository, push_trained, save_card
 from ..outputs import refuse_unwritable, write_text
@@ -77,8 +77,8 @@ def write_results_and_card(
         if is_known and (output_dir / CARD_FILE).exists():
             # The run may have been made without --push_to_hub. What was written into the card since is kept.
             text = (output_dir / CARD_FILE).read_text(encoding="utf-8")
-            if repo_id is not None and FOLDER in text:
-                write_text(output_dir / CARD_FILE, text.replace(FOLDER, repo_id))
+            if repo_id is not None and FOLDER_PLACEHOLDER in text:
+                write_text(output_dir / CARD_FILE, text.replace(FOLDER_PLACEHOLDER, repo_id))
             return results
         # Notices and licences come first, as the card names them.
         start = setup.start.save_documents(output_dir)

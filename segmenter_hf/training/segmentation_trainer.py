@@ -13,7 +13,7 @@ from transformers.trainer_utils import PredictionOutput, TrainOutput, speed_metr
 from ..data.examples import require_length
 from .checkpoints import (
     begin_checkpoint,
-    find_problem,
+    find_missing,
     refuse_unloadable,
     remove_old_checkpoints,
     saving,
@@ -88,7 +88,7 @@ class SegmentationTrainer(Trainer):
         if checkpoint and self.state.best_global_step:
             # It is kept by its whole path, where it is no more, or another run's, if the folder was moved.
             best = checkpoint.parent / f"checkpoint-{self.state.best_global_step}"
-            self.state.best_model_checkpoint = str(best) if best.is_dir() and find_problem(best) is None else None
+            self.state.best_model_checkpoint = str(best) if best.is_dir() and find_missing(best) is None else None
         return result
 
     def _run_epoch(self, *args, **kwargs):

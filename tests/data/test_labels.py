@@ -52,7 +52,7 @@ def test_each_file_is_a_label_set_that_is_known_by_its_names(tmp_path):
     # The same with another file beside those that ship: nothing else has to be told of it.
     code = Path(labels.__file__)
     shutil.copy(code, tmp_path)
-    shutil.copytree(labels.FOLDER, tmp_path / "label_sets")
+    shutil.copytree(labels.LABEL_SETS_FOLDER, tmp_path / "label_sets")
     stored = {"id2label": {"0": "road", "1": "sky"}, "palette": [[0, 0, 0], [9, 9, 255]], "zero_is_unlabelled": True}
     (tmp_path / "label_sets" / "roads.json").write_text(json.dumps(stored))
     module = runpy.run_path(str(tmp_path / code.name))

@@ -15,7 +15,7 @@ from huggingface_hub.repocard_data import eval_results_to_model_index, model_ind
 from PIL import Image
 
 from segmenter_hf import SegmenterConfig, SegmenterForSemanticSegmentation, SegmenterImageProcessorPil
-from segmenter_hf.hub.cards import FOLDER, TrainingFacts, make_trained_card
+from segmenter_hf.hub.cards import FOLDER_PLACEHOLDER, TrainingFacts, make_trained_card
 from tests.common import tiny_config
 from tests.evaluation.evaluations import NAMES, PROCESSOR_SETTINGS, evaluate, make_examples
 from tests.hub.cards import check_segments, check_tidy, code_blocks, run_snippets, save_download
@@ -386,8 +386,8 @@ def test_models_for_other_images_than_rgb(num_channels, tmp_path):
         pixels = np.zeros((50, 75, 6), dtype=np.uint16)
         tifffile.imwrite(tmp_path / "image.tif", pixels, photometric="minisblack", planarconfig="contig")
     for part in (model, image_processor):
-        part.save_pretrained(tmp_path / FOLDER)
-    for name in (FOLDER, "photo.jpg", "image.tif"):
+        part.save_pretrained(tmp_path / FOLDER_PLACEHOLDER)
+    for name in (FOLDER_PLACEHOLDER, "photo.jpg", "image.tif"):
         snippet = snippet.replace(name, str(tmp_path / name))
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
@@ -519,7 +519,7 @@ def test_snippets_run(tmp_path):
     model = SegmenterForSemanticSegmentation(tiny_config(id2label=dict(enumerate(NAMES))))
     save_download("lab/trained", "main", model, tmp_path)
     for part in (model, IMAGE_PROCESSOR):
-        part.save_pretrained(tmp_path / FOLDER)
+        part.save_pretrained(tmp_path / FOLDER_PLACEHOLDER)
     snippets = {
         str(repo_id): code_blocks(make_trained_card(model.config, IMAGE_PROCESSOR, repo_id=repo_id).text, "python")
         for repo_id in ("lab/trained", None)
