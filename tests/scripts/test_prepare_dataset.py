@@ -169,7 +169,7 @@ def test_pushed_dataset_is_loaded(tmp_path, server):
     # Most datasets on the Hub have no file of label names.
     repository = server.hub.repositories["lab/ade"]
     files = {path: file for path, file in repository.head.files.items() if path != "id2label.json"}
-    repository.add_commit("main", "Remove the names", "", files)
+    repository.add_commit("Remove the names", files)
     client = start_client(server, LOAD, cwd=tmp_path)
     assert "lab/ade has no id2label.json, and its features name no classes" in client.communicate()[1]
     with_names = LOAD.replace('"lab/ade"', '"lab/ade", labels="ade20k"')
