@@ -15,8 +15,6 @@ import torch.distributed
 
 # torchrun and implementations of MPI set these variables; accelerate asks for them in this order.
 SIZE_NAMES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-# This says whether the process was connected with others, and is no more.
-has_parted = False
 # For so long processes wait for what the first one does: downloads of gigabytes take longer than the ten minutes after
 # which NCCL gives up.
 LONGEST_WORK = timedelta(days=7)
@@ -178,7 +176,6 @@ def part():
     Ends the connection of this process with the others, if there is one. All processes should have done what they do
     together. What else holds the connection, such as sharded models, keeps its threads alive: see [`leave`].
     """
-    global has_parted
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
     from accelerate import PartialState
@@ -186,16 +183,20 @@ def part():
     PartialState().destroy_process_group()
     # Models that were wrapped hold the connection too, in cycles.
     gc.collect()
-    has_parted = True
 
 
 def leave(exit_code: int) -> NoReturn:
     """
-    Ends this process, as `sys.exit` does. Where it was connected with others, it does not take the interpreter down:
+    Ends this process, as `sys.exit` does. Where it was started with others, it does not take the interpreter down:
     threads of gloo and of autograd that are alive then abort the process now and then, after its work is done
     ("terminate called without an active exception"), and the launcher kills the others for it.
     """
-    if not has_parted:
+    # The environment decides, as the connection may have been ended already, by accelerate for one.
+    try:
+        is_alone = count_started() == 1
+    except ProcessesError:
+        is_alone = True
+    if is_alone:
         sys.exit(exit_code)
     # The interpreter would call these at its end: trackers finish, temporary folders are removed.
     atexit._run_exitfuncs()
