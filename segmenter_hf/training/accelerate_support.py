@@ -199,11 +199,13 @@ def save_run_checkpoint(accelerator: Accelerator, run: Run, course: Course, stat
 
 def save_model(accelerator: Accelerator, model: torch.nn.Module, run: Run, course: Course, state: TrainerState):
     """
-    Writes model, image processor and state of a run into its output folder.
+    Writes model, image processor and state of a run into its output folder, and logs how long its training took.
 
     Raises:
         OutputError: if they cannot be written.
     """
+    if course.train_seconds is not None:
+        logger.info("Trained in %.0f s.", course.train_seconds)
     output_dir, is_main_process = Path(run.args.output_dir), accelerator.is_main_process
     # The weights of a sharded model are gathered; those of a compiled one would have other names than the model's.
     weights = accelerator.get_state_dict(model) if may_be_sharded(accelerator) else None
