@@ -165,7 +165,9 @@ def test_folders_of_something_else(tmp_path, name):
         ("ade20k", write_ade20k, "annotations/training/ADE_train_00000002.png", "1 images have no label map"),
         ("ade20k", write_ade20k, "images/validation/ADE_val_00000002.jpg", "1 label maps have no image"),
         (
-            *("cityscapes", write_cityscapes, "gtFine/val/lindau/lindau_000000_000019_gtFine_labelIds.png"),
+            "cityscapes",
+            write_cityscapes,
+            "gtFine/val/lindau/lindau_000000_000019_gtFine_labelIds.png",
             "1 label maps are missing",
         ),
         ("pascal_context_60", write_pascal_context, "VOC2010/JPEGImages/2008_000002.jpg", "1 files that .*train.txt"),
@@ -331,7 +333,12 @@ def test_folders_beside_it_are_not_touched_whatever_they_are_called(tmp_path):
     assert (tmp_path / "link").is_symlink()
     assert all((tmp_path / name / "photo.jpg").exists() for name in (".out.unfinished", ".out.replaced"))
     assert sorted(os.listdir(tmp_path)) == [
-        *(".out.replaced", ".out.unfinished", ".preparing-out", "link", "out", "source")
+        ".out.replaced",
+        ".out.unfinished",
+        ".preparing-out",
+        "link",
+        "out",
+        "source",
     ]
 
 

@@ -24,8 +24,13 @@ from tests.hub.hub_server import Fault, client_environment
 
 REPO_ID = "lab/trained"
 PUSHED = CODE_FILES | {
-    *("README.md", "config.json", "model.safetensors", "preprocessor_config.json"),
-    *("results.json", "all_results.json", "trainer_state.json"),
+    "README.md",
+    "config.json",
+    "model.safetensors",
+    "preprocessor_config.json",
+    "results.json",
+    "all_results.json",
+    "trainer_state.json",
 }
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

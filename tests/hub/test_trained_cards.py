@@ -500,8 +500,13 @@ def test_names_of_users_cannot_change_the_card(single):
     assert metadata_of(card)["model-index"][0]["results"][0]["dataset"]["name"] == "a|b `c`\n## d"
     headings = re.findall(r"^#+ .*", card.text, flags=re.MULTILINE)
     assert headings[1:] == [
-        *("## Use", "## Model", "## Results", "## Training"),
-        *("## Limits and biases", "## Licences and credits", "## Citation"),
+        "## Use",
+        "## Model",
+        "## Results",
+        "## Training",
+        "## Limits and biases",
+        "## Licences and credits",
+        "## Citation",
     ]
     rows = [line for line in card.text.splitlines() if line.endswith("| 25.0 |")]
     assert len(rows) == 5 and all(len(re.findall(r"(?<!\\)\|", row)) == 3 for row in rows)

@@ -99,8 +99,17 @@ MODULE = (sys.executable, "-m")
 LAUNCHERS = {
     "ddp": (*MODULE, "torch.distributed.run", "--standalone", "--nproc_per_node", 2),
     "fsdp": (
-        *(*MODULE, "accelerate.commands.launch", "--config_file", FSDP, "--mixed_precision", "no"),
-        *("--num_processes", 2, "--main_process_port", 0, REPOSITORY / "tests" / "scripts" / "on_cpu.py"),
+        *MODULE,
+        "accelerate.commands.launch",
+        "--config_file",
+        FSDP,
+        "--mixed_precision",
+        "no",
+        "--num_processes",
+        2,
+        "--main_process_port",
+        0,
+        REPOSITORY / "tests" / "scripts" / "on_cpu.py",
     ),
 }
 

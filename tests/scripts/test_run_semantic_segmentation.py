@@ -62,7 +62,13 @@ def command(kind, dataset, output_dir, steps, *arguments, launcher=(sys.executab
         str(part)
         for part in (
             *(*launcher, SCRIPTS[kind], "--dataset_name", dataset, "--output_dir", output_dir),
-            *("--image_column_name", "photo_id", *MODEL, *RUN, NAMES[kind]["steps"], steps, *arguments),
+            "--image_column_name",
+            "photo_id",
+            *MODEL,
+            *RUN,
+            NAMES[kind]["steps"],
+            steps,
+            *arguments,
         )
     ]
 
@@ -181,7 +187,14 @@ LAUNCHERS = {
     "accelerate launch": (
         (
             *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2),
-            *("--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", 0),
+            "--num_machines",
+            1,
+            "--mixed_precision",
+            "no",
+            "--dynamo_backend",
+            "no",
+            "--main_process_port",
+            0,
         ),
         {"ACCELERATE_USE_CPU": "true"},
     ),

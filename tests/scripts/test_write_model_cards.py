@@ -96,8 +96,12 @@ def test_adds_measured_figures_and_writes_their_card(run_main, copy, evaluations
     results, card = copy / "results" / f"{MEASURED_ROW.repo_name}.json", copy / f"{MEASURED_ROW.repo_name}.md"
     before = {file: file.read_bytes() for file in copy.rglob("*.*")}
     adds = [
-        *("--add_results", MEASURED_ROW.name, str(evaluations / "multi.json")),
-        *("--add_results", MEASURED_ROW.repo_name, str(evaluations / "single.json")),
+        "--add_results",
+        MEASURED_ROW.name,
+        str(evaluations / "multi.json"),
+        "--add_results",
+        MEASURED_ROW.repo_name,
+        str(evaluations / "single.json"),
     ]
     assert run_main(*adds) == (0, f"added to {results}\nwrote {card}\n", "")
     single, multi = measured_of(copy)

@@ -315,7 +315,11 @@ def test_nothing_of_a_users_is_removed(kind, dataset, tmp_path):
     train(kind, dataset, folder, 6, "--save_total_limit", 1)
     assert len(list(folder.glob("*/notes.txt"))) == 5
     assert {each.name for each in folder.glob("checkpoint-*")} == {
-        *("checkpoint-best", "checkpoint-1-backup", "checkpoint-90", "checkpoint-91", "checkpoint-6")
+        "checkpoint-best",
+        "checkpoint-1-backup",
+        "checkpoint-90",
+        "checkpoint-91",
+        "checkpoint-6",
     }
     # What is in the way of a checkpoint is found before the work.
     (folder / "checkpoint-8").symlink_to(elsewhere, target_is_directory=True)
