@@ -133,7 +133,7 @@ def test_all_types_and_bands_are_what_inference_sees(kind, photometric_distortio
 
 @pytest.mark.parametrize("bands", [1, 2, 4, 7])
 def test_other_bands_than_three_keep_their_proportions(bands):
-    """Where no value is clipped: brightness adds the same to all of them, contrast multiplies."""
+    """No value is clipped, so that brightness adds the same to all of them, and contrast multiplies."""
     image = tv_tensors.Image(torch.linspace(0.3, 0.6, bands).reshape(-1, 1, 1).expand(-1, 4, 4))
     for steps, expected in (
         ([("saturation", 0.0), ("hue", 0.1)], image),

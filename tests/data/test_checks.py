@@ -142,7 +142,7 @@ def test_pixels_of_images_are_decoded():
 
 @pytest.mark.parametrize(("dtype", "odd"), [("uint64", 2**63), ("int64", -1), ("int64", 2**32 + 1)])
 def test_label_maps_that_are_arrays(dtype, odd):
-    """Of which `datasets` would make images of 32 bits, without the upper ones."""
+    """`datasets` would make images of 32 bits of them, without the upper ones."""
     maps = [np.array(make_label_map()).astype(dtype) for _ in range(3)]
     features = Features({"image": ImageFeature(), "annotation": Array2D((40, 60), dtype)})
     columns = {"image": [make_image()] * 3, "annotation": maps}

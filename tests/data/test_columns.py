@@ -83,7 +83,7 @@ def test_arrays_that_are_no_label_maps(other):
 
 
 def test_names_of_files_are_no_images():
-    """With what to do: `datasets` reads those in metadata as images."""
+    """The error says what to do: `datasets` reads those in metadata as images."""
     features = Features({"image": Value("string"), "mask": Value("large_string"), "caption": Value("string")})
     remedy = "image and mask should be names of files, .*metadata.csv .*, in image_file_name and mask_file_name"
     with pytest.raises(ValueError, match=f"no column of images.*{remedy}"):

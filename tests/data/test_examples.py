@@ -120,7 +120,7 @@ def test_pixels_are_those_of_datasets(tmp_path, is_embedded):
 @pytest.mark.parametrize(("spoil", "reason"), SPOILT)
 @pytest.mark.parametrize("column", ["image", "annotation"])
 def test_training_says_in_one_line_which_file_is_bad(dataset, tmp_path, spoil, reason, column):
-    """Also once torch has passed it on from a worker, with the traceback for its message."""
+    """It is so once torch has passed it on from a worker too, with the traceback for its message."""
     file = tmp_path / f"{column}s" / "1.png"
     # The image is noise, whose pixels take many bytes.
     save(make_image() if column == "image" else make_image().convert("L"), file)
@@ -292,7 +292,7 @@ def test_16_bit_files_train_and_are_scored_as_their_8_bit_copies(tmp_path, bits,
 
 
 class Stream(IterableDataset):
-    """Of torch."""
+    """A dataset of torch that has no length."""
 
     def __iter__(self):
         yield {}

@@ -148,7 +148,7 @@ def test_colours_quantised_to_a_palette(check):
 
 
 def test_palettes_that_disagree(check):
-    """As when each file was quantised by itself: all values are in range, and mean nothing."""
+    """It is so when each file was quantised by itself: all values are in range, and mean nothing."""
     red, green, black = (200, 0, 0), (0, 200, 0), (0, 0, 0)
     first, second = (with_palette(make_label_map(), each) for each in ([black, red, green], [black, green, red]))
     finding = one(check([first, first, second]), "palette", is_error=False)

@@ -114,7 +114,7 @@ def test_folder_that_is_called_like_a_module_of_datasets(tmp_path, monkeypatch):
 
 
 def test_parquet_of_other_programs(tmp_path):
-    """Without the metadata of `datasets`: the columns are structs of bytes and path, or bytes alone."""
+    """The files lack the metadata of `datasets`: columns are structs of bytes and path, or bytes alone."""
     rows = []
     for _ in range(2):
         encoded = []
@@ -159,7 +159,7 @@ def test_label_maps_that_are_arrays(tmp_path):
 
 @pytest.mark.parametrize(("dtype", "odd"), [("int32", -1), ("int64", 2**31), ("uint64", 2**64 - 1), ("int8", -128)])
 def test_arrays_of_what_is_no_label_are_refused(tmp_path, dtype, odd):
-    """In the last of all rows, of which the check of labels would look at some."""
+    """It is in the last of all rows, of which the check of labels would look at some."""
     maps = [np.zeros((2, 3), dtype=dtype) for _ in range(3)]
     maps[2][1, 2] = odd
     for number, feature in enumerate((Array2D((2, 3), dtype), List(List(Value(dtype))))):
@@ -249,7 +249,7 @@ def test_folder_of_pairs(tmp_path):
 
 
 def test_image_folder_with_metadata(tmp_path):
-    """Which pairs files itself, by `metadata.jsonl`."""
+    """It pairs files itself, by `metadata.jsonl`."""
     for split, number in (("train", 3), ("validation", 1)):
         write_pairs(tmp_path / split, "images", "annotations", number=number)
         (tmp_path / split / "id2label.json").unlink()
@@ -454,7 +454,7 @@ def test_too_few_images_to_split(tmp_path):
 
 
 def test_palettes_are_not_converted(tmp_path):
-    """Also where the dataset says that they should be."""
+    """They are not, even where the dataset says that they should be."""
     palette = make_label_map()
     palette.putpalette([200, 10, 10, 30, 220, 30] * 128)
     columns = {"image": [make_image()], "annotation": [palette]}

@@ -101,7 +101,7 @@ def test_types_of_files(tmp_path, suffix):
 
 
 def test_folder_in_a_folder(tmp_path):
-    """As archives are unpacked. Its splits are not taken for one."""
+    """Archives are unpacked so. The splits in it are not taken for one."""
     write_ade20k(tmp_path / "ADEChallengeData2016")
     (tmp_path / "__MACOSX").mkdir()
     assert {name: len(pairs) for name, pairs in find_pairs(tmp_path).items()} == {"train": 3, "validation": 2}

@@ -19,7 +19,7 @@ def dataset_of(contents: list[bytes]) -> Dataset:
 
 @pytest.fixture
 def images():
-    """Of different sizes, so that images do not count alike but pixels do; 12 bits, four bands."""
+    """They differ in size, so that images do not count alike but pixels do, and have four bands of 12 bits."""
     generator = np.random.default_rng(0)
     return [generator.integers(0, 1024 * np.arange(1, 5), (height, 9, 4)).astype(np.uint16) for height in (3, 30)]
 

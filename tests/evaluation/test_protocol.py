@@ -131,7 +131,7 @@ def test_labels_are_reduced_once(model, image_processor, examples):
 
 
 def test_independent_computation(model, image_processor, examples):
-    """By hand from the model's logits on: other code for windows, averages, sizes and intersections."""
+    """From the model's logits on, other code makes windows, averages, sizes and intersections."""
     results = evaluate_sliding_window(model, image_processor, examples)
     model.eval()
     intersection, union = np.zeros(5), np.zeros(5)

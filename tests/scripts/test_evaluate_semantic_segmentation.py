@@ -27,7 +27,7 @@ ID2LABEL = {0: "sky", 1: "road", 2: "car", 3: "never seen"}
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    """Of odd sizes, with columns of other names, the second image without labels."""
+    """Images have odd sizes, the second no labels, and columns other names."""
     folder = tmp_path_factory.mktemp("dataset")
     sizes = [(41, 67), (50, 50), (90, 33)]
     images = [make_image(*size, seed=index) for index, size in enumerate(sizes)]

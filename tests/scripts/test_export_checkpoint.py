@@ -55,7 +55,7 @@ def run_main(monkeypatch, *arguments) -> int:
 
 @pytest.mark.parametrize("arguments", [[], ["--without_code"]])
 def test_code_comes_along_unless_told_otherwise(arguments, tmp_path, monkeypatch):
-    """Of a model that holds none itself: the shipped one."""
+    """The shipped model, which holds none itself, gets it too."""
     assert run_main(monkeypatch, default_checkpoint(), tmp_path / "shipped", *arguments) == 0
     shipped = tmp_path / "shipped"
     assert {path.name for path in shipped.glob("*.py")} == (set() if arguments else CODE_FILES)

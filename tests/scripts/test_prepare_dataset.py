@@ -158,7 +158,7 @@ def test_push_to_hub(tmp_path, server):
 
 @pytest.mark.slow
 def test_pushed_dataset_is_loaded(tmp_path, server):
-    """In a process that has nothing else; its labels come along."""
+    """It loads in a process that has nothing else, and its labels come along."""
     write_ade20k(tmp_path / "source")
     assert run_script(*PUSH, cwd=tmp_path, server=server).returncode == 0
     client = start_client(server, LOAD, cwd=tmp_path)

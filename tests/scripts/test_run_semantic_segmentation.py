@@ -228,7 +228,7 @@ def test_two_processes_are_one_with_the_same_batch(kind, launcher, dataset, one_
 
 @pytest.mark.slow
 def test_the_loop_gives_the_weights_of_trainer(dataset, one_process, tmp_path):
-    """To the last bit, with stochastic depth, smoothed labels, and an epoch's last step of fewer batches."""
+    """They agree to the last bit, with stochastic depth, smoothed labels, and fewer batches in the last of an epoch."""
     arguments = ["--drop_path_rate", 0.3, "--max_train_samples", 10, "--gradient_accumulation_steps", 2]
     arguments += ["--label_smoothing_factor", 0.1, "--class_balance", 0.5]
     run("trainer", dataset, tmp_path / "trainer", 8, *arguments, "--save_strategy", "no")
@@ -282,7 +282,7 @@ def test_images_of_four_bands_and_12_bits(tmp_path):
 
 @pytest.mark.slow
 def test_compiled_training_saves_a_plain_model(dataset, tmp_path):
-    """Of both scripts in one test, as the second finds the kernels that the first compiled."""
+    """One test runs both scripts, as the second finds the kernels that the first compiled."""
     for kind in SCRIPTS:
         run(kind, dataset, tmp_path / kind, 2, *WITHOUT_CHANCE, "--torch_compile", "True", "--max_train_samples", 8)
         _, info = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / kind, output_loading_info=True)

@@ -138,7 +138,7 @@ def test_a_run_starts_with_as_many_bands_as_it_is_told(kind, num_channels, tmp_p
 
 
 def test_settings_for_rgb_are_left_alone(tmp_path):
-    """To the letter, so that nothing of older runs changes."""
+    """They are the same to the letter, so that nothing of older runs changes."""
     SegmenterForSemanticSegmentation(tiny_config()).save_pretrained(tmp_path / "source")
     original = SegmenterImageProcessor(
         do_split_image=True, patch_size=8, crop_size={"height": 32, "width": 32}, window_stride=16, image_mean=0.4

@@ -72,7 +72,7 @@ def test_nothing_is_left_where_nothing_was_written(tmp_path):
 
 
 def test_processes_that_a_killed_run_left_are_waited_for(tmp_path, monkeypatch):
-    """As those are that load samples, and have noticed after some seconds."""
+    """Those that load samples are left so, and notice after some seconds."""
     folder = tmp_path / "run"
     folder.mkdir()
     left = os.open(folder / ".run.lock", os.O_RDWR | os.O_CREAT)

@@ -96,7 +96,7 @@ def test_a_finished_run_that_is_pushed_later_says_where_it_is(kind, dataset, cop
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_kill_at_the_end_left_out_is_written(kind, dataset, copy_run):
-    """In the last evaluation, and before the model was saved."""
+    """Runs are killed in the last evaluation, and before the model was saved."""
     folder = copy_run(kind)
     before = contents(folder)
     for name in ("results.json", "README.md"):
@@ -266,7 +266,7 @@ def test_what_no_checkpoint_can_go_on_with(flags, named, dataset, copy_run, monk
 
 
 def test_checkpoints_of_the_other_script_are_refused(dataset, copy_run):
-    """Of which `Trainer` would read the weights, and begin with the optimiser anew."""
+    """`Trainer` would read their weights, and begin with the optimiser anew."""
     with pytest.raises(TrainingError, match="script accelerate -> trainer"):
         train("trainer", dataset, copy_run("accelerate"), 9, "--accept_changes")
 
