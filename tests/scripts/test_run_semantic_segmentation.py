@@ -228,7 +228,7 @@ def test_two_processes_are_one_with_the_same_batch(kind, launcher, dataset, one_
 
 @pytest.mark.slow
 def test_the_loop_gives_the_weights_of_trainer(dataset, one_process, tmp_path):
-    """They agree to the last bit, with stochastic depth, smoothed labels, and fewer batches in the last of an epoch."""
+    """They agree to the last bit, with stochastic depth, smoothed labels, and fewer batches in an epoch's last."""
     arguments = ["--drop_path_rate", 0.3, "--max_train_samples", 10, "--gradient_accumulation_steps", 2]
     arguments += ["--label_smoothing_factor", 0.1, "--class_balance", 0.5]
     run("trainer", dataset, tmp_path / "trainer", 8, *arguments, "--save_strategy", "no")
