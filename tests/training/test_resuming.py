@@ -99,7 +99,7 @@ def test_what_a_kill_at_the_end_left_out_is_written(kind, dataset, copy_run):
     """Runs are killed in the last evaluation, and before the model was saved."""
     folder = copy_run(kind)
     before = contents(folder)
-    for name in ("results.json", "README.md"):
+    for name in ("results.json", "README.md", "trainer_state.json"):
         (folder / name).unlink()
     train(kind, dataset, folder, 7)
     assert contents(folder).keys() == before.keys()
