@@ -155,7 +155,7 @@ def read_source(path: str | Path, allow_missing_checksums: bool = False) -> Sour
             checksums that could hold some.
     """
     if re.match(r"https?://", str(path)):
-        raise ConversionError(f"{path} is an address. Download it and name the file, or pass --released NAME.")
+        raise ConversionError(f"{path} is an address. Download it and name the file, or name a released checkpoint.")
     with refuse_os_errors(f"{path} cannot be read"):
         path = Path(path)
         if not path.exists():

@@ -273,7 +273,7 @@ def test_path_that_is_nowhere(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("path", ["https://example.com/a.pth", "http://example.com/vit"])
 def test_address(path):
-    with pytest.raises(ConversionError, match="is an address. Download it and name the file, or pass --released NAME"):
+    with pytest.raises(ConversionError, match="is an address. Download it and name the file, or name a released"):
         load_checkpoint(path)
 
 
