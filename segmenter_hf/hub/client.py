@@ -18,6 +18,7 @@ from pathlib import Path
 from time import sleep
 from typing import Any, TypeVar
 
+import huggingface_hub.constants
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError
 from huggingface_hub.hf_api import RepoFile
@@ -198,6 +199,9 @@ def check_access(api: HfApi, org: str | None = None) -> str:
         AccessError: if the Hub does not know it, it may only read, or its owner does not belong to `org`.
         PushError: if the Hub cannot be reached.
     """
+    # Without a token, the client would ask for one first.
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        raise PushError("HF_HUB_OFFLINE forbids to speak with the Hub. Unset it, or do not push.")
     account = call_hub("Logging in", api.whoami)
     names = [account["name"], *(organization["name"] for organization in account.get("orgs", []))]
     org = org or names[0]
