@@ -40,6 +40,11 @@ def refusal(source, **kwargs) -> str:
     return str(error.value)
 
 
+@pytest.fixture
+def checkpoint() -> MMSegmentationCheckpoint:
+    return make_mmsegmentation_checkpoint()
+
+
 @torch.no_grad()
 def logits_at_input_size(model, pixel_values: torch.Tensor) -> torch.Tensor:
     """Upsampled as MMSegmentation does: straight to the input's size."""
@@ -255,9 +260,8 @@ def test_order_of_channels(release, is_swapped, tmp_path):
     torch.testing.assert_close(logits, expected, atol=LOGITS_TOLERANCE, rtol=0)
 
 
-def test_either_flag_of_the_preprocessor_swaps_channels(tmp_path):
+def test_either_flag_of_the_preprocessor_swaps_channels(tmp_path, checkpoint):
     """OpenCV reads blue first, whichever way the flag is called."""
-    checkpoint = make_mmsegmentation_checkpoint()
     expected, _ = load_checkpoint(checkpoint.write(tmp_path))
     checkpoint.config["model"]["data_preprocessor"] |= {"bgr_to_rgb": False, "rgb_to_bgr": True}
     model, image_processor = load_checkpoint(checkpoint.write(tmp_path))
@@ -317,8 +321,7 @@ def test_every_key_is_accounted_for(missing, extra, message, tmp_path):
         ("backbone.cls_token", torch.ones(1).expand(10**9, 10**9), "should be a weight"),
     ],
 )
-def test_weights_of_wrong_shapes_are_refused(name, weight, message, tmp_path):
-    checkpoint = make_mmsegmentation_checkpoint()
+def test_weights_of_wrong_shapes_are_refused(name, weight, message, tmp_path, checkpoint):
     checkpoint.state_dict[name] = weight
     checkpoint.config["model"]["backbone"] |= {"patch_size": 16, "embed_dims": 64}
     assert message in refusal(checkpoint.write(tmp_path))
@@ -337,9 +340,8 @@ def test_one_output_channel_is_refused(tmp_path):
     assert "has one output channel" in refusal(checkpoint.write(tmp_path))
 
 
-def test_encoder_only_is_no_segmenter(tmp_path):
+def test_encoder_only_is_no_segmenter(tmp_path, checkpoint):
     """It is another format, which starts training."""
-    checkpoint = make_mmsegmentation_checkpoint()
     checkpoint.state_dict = {
         name: weight for name, weight in checkpoint.state_dict.items() if not name.startswith("decode_head.")
     }
@@ -350,8 +352,7 @@ def test_encoder_only_is_no_segmenter(tmp_path):
 # Where the config is
 
 
-def test_config_beside_is_used_where_the_checkpoint_has_none(tmp_path):
-    checkpoint = make_mmsegmentation_checkpoint()
+def test_config_beside_is_used_where_the_checkpoint_has_none(tmp_path, checkpoint):
     source = checkpoint.write(tmp_path, with_config=False)
     assert "holds no text of its config" in refusal(source)
     (tmp_path / "segmenter_vit-t.py").write_text(checkpoint.config_text)
@@ -364,8 +365,7 @@ def test_config_beside_is_used_where_the_checkpoint_has_none(tmp_path):
     assert load_checkpoint(source)[0].config.layer_norm_eps == 1e-4
 
 
-def test_checkpoints_own_config_is_preferred(tmp_path):
-    checkpoint = make_mmsegmentation_checkpoint()
+def test_checkpoints_own_config_is_preferred(tmp_path, checkpoint):
     source = checkpoint.write(tmp_path)
     (tmp_path / "config.py").write_text("raise SystemExit")
     assert load_checkpoint(source)[0].config.layer_norm_eps == 1e-6
@@ -472,8 +472,7 @@ def test_whether_labels_are_reduced(release, field, value, expected, tmp_path):
     assert load_checkpoint(checkpoint.write(tmp_path))[1].do_reduce_labels is expected
 
 
-def test_whether_labels_are_reduced_is_in_checkpoints_of_1_x(tmp_path):
-    checkpoint = make_mmsegmentation_checkpoint()
+def test_whether_labels_are_reduced_is_in_checkpoints_of_1_x(tmp_path, checkpoint):
     checkpoint.meta["dataset_meta"]["reduce_zero_label"] = False
     assert load_checkpoint(checkpoint.write(tmp_path))[1].do_reduce_labels is False
 
@@ -509,8 +508,9 @@ def test_whole_images(release, tmp_path):
         ({"mode": "slide", "crop_size": (70, 60), "stride": (40, 50)}, mmsegmentation_slide_logits),
     ],
 )
-def test_logits_are_stretched_to_sizes_that_are_no_multiples_of_the_patch(test_cfg, expected_logits, tmp_path):
-    checkpoint = make_mmsegmentation_checkpoint()
+def test_logits_are_stretched_to_sizes_that_are_no_multiples_of_the_patch(
+    test_cfg, expected_logits, tmp_path, checkpoint
+):
     checkpoint.config["model"]["test_cfg"] = test_cfg
     model, image_processor = load_checkpoint(checkpoint.write(tmp_path))
     pixel_values = random_pixel_values(1, 75, 131)
@@ -539,8 +539,7 @@ def test_logits_are_stretched_to_sizes_that_are_no_multiples_of_the_patch(test_c
         ({"type": "LoadAnnotations"}, None),
     ],
 )
-def test_resizing(resize, size, tmp_path, caplog):
-    checkpoint = make_mmsegmentation_checkpoint()
+def test_resizing(resize, size, tmp_path, caplog, checkpoint):
     checkpoint.config["test_pipeline"][1] = resize
     image_processor = load_checkpoint(checkpoint.write(tmp_path))[1]
     assert image_processor.do_resize is (size is not None)
@@ -549,16 +548,14 @@ def test_resizing(resize, size, tmp_path, caplog):
     assert not caplog.messages
 
 
-def test_pipelines_are_looked_up_where_tests_take_them_from(tmp_path):
-    checkpoint = make_mmsegmentation_checkpoint()
+def test_pipelines_are_looked_up_where_tests_take_them_from(tmp_path, checkpoint):
     steps = [{"type": "Resize", "scale": (400, 200), "keep_ratio": True}]
     checkpoint.config["test_dataloader"] = {"dataset": {"pipeline": steps}}
     size = load_checkpoint(checkpoint.write(tmp_path))[1].to_dict()["size"]
     assert size == {"shortest_edge": 200, "longest_edge": 400}
 
 
-def test_what_is_not_repeated_is_said(tmp_path, caplog):
-    checkpoint = make_mmsegmentation_checkpoint()
+def test_what_is_not_repeated_is_said(tmp_path, caplog, checkpoint):
     checkpoint.config["test_pipeline"].insert(2, {"type": "ResizeToMultiple", "size_divisor": 32})
     checkpoint.config["model"]["data_preprocessor"]["test_cfg"] = {"size_divisor": 32}
     load_checkpoint(checkpoint.write(tmp_path))
@@ -566,9 +563,8 @@ def test_what_is_not_repeated_is_said(tmp_path, caplog):
     assert "ResizeToMultiple, padding by `data_preprocessor.test_cfg`" in message
 
 
-def test_many_references_to_one_pipeline_take_no_time(tmp_path):
+def test_many_references_to_one_pipeline_take_no_time(tmp_path, checkpoint):
     """2 to the power of 60 transforms, if each reference were followed."""
-    checkpoint = make_mmsegmentation_checkpoint()
     text = "t0 = [dict(type='MultiScaleFlipAug', transforms=[])]\n"
     for index in range(60):
         step = f"dict(type='MultiScaleFlipAug', transforms=t{index})"
@@ -635,8 +631,7 @@ def test_config_that_does_not_fit_is_refused(field, value, message, tmp_path):
     assert "the config" in message_of_error
 
 
-def test_all_disagreements_are_named_together(tmp_path):
-    checkpoint = make_mmsegmentation_checkpoint()
+def test_all_disagreements_are_named_together(tmp_path, checkpoint):
     checkpoint.config["model"]["backbone"]["patch_size"] = 8
     checkpoint.config["model"]["decode_head"]["num_classes"] = 150
     assert refusal(checkpoint.write(tmp_path)) == (
@@ -648,8 +643,7 @@ def test_all_disagreements_are_named_together(tmp_path):
 @pytest.mark.parametrize(
     ("out_indices", "in_index"), [(-1, -1), (1, 0), ((0, 1), 1), ([1, 0], -1), ((0, 1), None), (None, None)]
 )
-def test_decoder_takes_the_last_layer(out_indices, in_index, tmp_path):
-    checkpoint = make_mmsegmentation_checkpoint()
+def test_decoder_takes_the_last_layer(out_indices, in_index, tmp_path, checkpoint):
     if out_indices is not None:
         checkpoint.config["model"]["backbone"]["out_indices"] = out_indices
     if in_index is not None:

@@ -71,6 +71,11 @@ def converted(request, tmp_path_factory) -> Converted:
     return Converted(request.param, tmp_path_factory.mktemp("converted") / request.param)
 
 
+@pytest.fixture
+def checkpoint():
+    return make_original_checkpoint()
+
+
 def upsample(logits: torch.Tensor, patch_size: int, height: int, width: int) -> torch.Tensor:
     """Logits on the patch grid -> at the padded input's size, cropped to `(height, width)`."""
     padded_size = [side * patch_size for side in logits.shape[-2:]]
@@ -211,10 +216,9 @@ def test_other_sizes(settings, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
-def test_second_implementation_is_the_original(name):
+def test_second_implementation_is_the_original(name, checkpoint):
     """What the generated checkpoints are compared with agrees with the fixtures."""
     folder = FIXTURES / name
-    checkpoint = make_original_checkpoint()
     checkpoint.state_dict = torch.load(folder / "checkpoint.pth", weights_only=True)["model"]
     if name == "linear_patch16":
         checkpoint.variant["net_kwargs"]["decoder"] = {"name": "linear"}
@@ -267,8 +271,7 @@ def test_windows_and_sizes_are_those_of_the_variant(tmp_path):
     assert settings["window_stride"] == 50
 
 
-def test_fields_that_released_files_lack_have_the_originals_defaults(tmp_path):
-    checkpoint = make_original_checkpoint()
+def test_fields_that_released_files_lack_have_the_originals_defaults(tmp_path, checkpoint):
     net_kwargs = checkpoint.variant["net_kwargs"]
     for field in ("distilled", "normalization", "dropout", "drop_path_rate"):
         del net_kwargs[field]
@@ -284,8 +287,7 @@ def test_fields_that_released_files_lack_have_the_originals_defaults(tmp_path):
 
 
 @pytest.mark.parametrize("section", ["dataset_kwargs", "net_kwargs"])
-def test_normalization_is_stated_in_either_section(section, tmp_path):
-    checkpoint = make_original_checkpoint()
+def test_normalization_is_stated_in_either_section(section, tmp_path, checkpoint):
     other = {"dataset_kwargs": "net_kwargs", "net_kwargs": "dataset_kwargs"}[section]
     checkpoint.variant[section]["normalization"] = "deit"
     del checkpoint.variant[other]["normalization"]
@@ -293,8 +295,7 @@ def test_normalization_is_stated_in_either_section(section, tmp_path):
     assert tuple(image_processor.to_dict()["image_mean"]) == (0.485, 0.456, 0.406)
 
 
-def test_half_precision_becomes_float32(tmp_path):
-    checkpoint = make_original_checkpoint()
+def test_half_precision_becomes_float32(tmp_path, checkpoint):
     checkpoint.state_dict = {name: weight.half() for name, weight in checkpoint.state_dict.items()}
     model, _ = load_checkpoint(checkpoint.write(tmp_path))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
@@ -348,8 +349,7 @@ WRONG_VALUES = [
 
 
 @pytest.mark.parametrize(("field", "value", "message"), DISAGREEMENTS + WRONG_VALUES)
-def test_variant_that_does_not_fit_is_refused(field, value, message, tmp_path):
-    checkpoint = make_original_checkpoint()
+def test_variant_that_does_not_fit_is_refused(field, value, message, tmp_path, checkpoint):
     if field == "dataset_kwargs.normalization":
         del checkpoint.variant["net_kwargs"]["normalization"]
     *sections, name = field.split(".")
@@ -363,8 +363,7 @@ def test_variant_that_does_not_fit_is_refused(field, value, message, tmp_path):
     assert "variant.yml" in str(error.value)
 
 
-def test_all_disagreements_are_named_together(tmp_path):
-    checkpoint = make_original_checkpoint()
+def test_all_disagreements_are_named_together(tmp_path, checkpoint):
     checkpoint.variant["net_kwargs"]["patch_size"] = 8
     checkpoint.n_cls = 150
     with pytest.raises(ConversionError) as error:
@@ -388,8 +387,7 @@ def test_all_disagreements_are_named_together(tmp_path):
         ("decoder.proj_patch", torch.zeros(64), "should have 2 dimensions"),
     ],
 )
-def test_weights_of_wrong_shapes_are_refused(name, weight, message, tmp_path):
-    checkpoint = make_original_checkpoint()
+def test_weights_of_wrong_shapes_are_refused(name, weight, message, tmp_path, checkpoint):
     checkpoint.state_dict[name] = weight
     checkpoint.variant["net_kwargs"]["patch_size"] = None
     with pytest.raises(ConversionError) as error:
@@ -398,8 +396,7 @@ def test_weights_of_wrong_shapes_are_refused(name, weight, message, tmp_path):
 
 
 @pytest.mark.parametrize("n_cls", [torch.tensor([1, 2]), torch.ones(1).expand(10**13), "7" * 10**6, 7.0, [[7]], 2**80])
-def test_number_of_classes_beside_the_weights_is_checked(n_cls, tmp_path):
-    checkpoint = make_original_checkpoint()
+def test_number_of_classes_beside_the_weights_is_checked(n_cls, tmp_path, checkpoint):
     checkpoint.n_cls = n_cls
     with pytest.raises(ConversionError, match="`n_cls` of checkpoint.pth must be a positive integer") as error:
         load_checkpoint(checkpoint.write(tmp_path))
